@@ -1,0 +1,300 @@
+"""Recordings of a shard → packs of about 20 minutes → the same packs as segments; as Arrow rows.
+
+A pack is one Ray row. Its bounds come from the recordings alone, so that every attempt makes the
+same packs: Ray replays generators and refuses a different count.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from koasr.audio import AudioInfo, check_length, probe_duration_s, stream_audio
+from koasr.errors import RecordingError
+from koasr.rows import SAMPLE_RATE, Recording, Reject, Shard, reject, short_hash
+from koasr.segments import Segment, cut_segments
+
+PACK_SECONDS = 20 * 60
+MAX_PACK_BYTES = 128 << 20
+"""Encoded bytes. 20 minutes of 44.1 kHz stereo WAV are 212 MB, more than a block should hold."""
+
+_RECORDING = {
+    "recording_id": pa.string(),
+    "source_uri": pa.string(),
+    "source_key": pa.string(),
+    "source_version": pa.string(),
+    "audio": pa.large_binary(),
+    "reference": pa.string(),
+    "metadata": pa.map_(pa.string(), pa.string()),
+    "raw_pcm": pa.bool_(),
+    "offset_s": pa.float64(),
+    "duration_s": pa.float64(),
+}
+_REJECT = {field.name: pa.string() for field in dataclasses.fields(Reject)} | {
+    "size_bytes": pa.int64()
+}
+_SEGMENT = {"recording": pa.int32(), "start": pa.int64(), "num_samples": pa.int64()}
+_HEADER: dict[str, pa.DataType] = {
+    "shard": pa.string(),
+    "uri": pa.string(),
+    "version": pa.string(),
+    "index": pa.int32(),
+    "is_last": pa.bool_(),
+    "piece": pa.int32(),
+    "is_last_piece": pa.bool_(),
+    "num_recordings": pa.int64(),
+    "size_bytes": pa.int64(),
+}
+HEADER = pa.schema(_HEADER.items())
+PACK = pa.schema(
+    [
+        *HEADER,
+        ("recordings", pa.list_(pa.struct(_RECORDING.items()))),
+        ("rejects", pa.list_(pa.struct(_REJECT.items()))),
+    ]
+)
+LOADED = pa.schema(
+    [
+        *HEADER,
+        ("recordings", pa.list_(pa.struct(_RECORDING.items()))),
+        ("infos", pa.list_(pa.struct([("sample_rate_hz", pa.int32()), ("channels", pa.int32())]))),
+        ("rejects", pa.list_(pa.struct(_REJECT.items()))),
+        ("segments", pa.list_(pa.struct(_SEGMENT.items()))),
+        ("samples", pa.large_binary()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Header:
+    """Which pack of its shard this is.
+
+    `shard` is the name of the shard's output, `uri` and `version` the shard itself. A long
+    recording's pack comes out of loading in several pieces. `num_recordings` and `size_bytes`
+    (encoded) are counted in piece 0 only, so that they can be summed.
+    """
+
+    shard: str
+    uri: str
+    version: str
+    index: int
+    is_last: bool
+    num_recordings: int
+    size_bytes: int
+    piece: int = 0
+    is_last_piece: bool = True
+
+    @property
+    def is_whole_shard(self) -> bool:
+        """Whether this one pack is all of its shard, so that nothing needs staging."""
+        return self.index == 0 and self.is_last and self.piece == 0 and self.is_last_piece
+
+    @property
+    def pack_id(self) -> str:
+        """Stable name: the shard's name holds its uri, etag and fingerprint."""
+        return short_hash(self.shard, str(self.index), str(self.piece))
+
+
+def header_of(row: dict[str, Any]) -> Header:
+    """The header columns of a row."""
+    return Header(**{name: row[name] for name in _HEADER})
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Encoded recordings, and those that could not even be read."""
+
+    header: Header
+    recordings: list[Recording]
+    rejects: list[Reject]
+
+
+@dataclass(frozen=True)
+class LoadedPack:
+    """Segments of a pack: `segments[i]` belongs to `recordings[owners[i]]`, which hold no audio."""
+
+    header: Header
+    recordings: list[Recording]
+    infos: list[AudioInfo]
+    rejects: list[Reject]
+    owners: list[int]
+    segments: list[Segment]
+
+
+@dataclass
+class _Open:
+    """The pack being filled."""
+
+    recordings: list[Recording] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    seconds: float = 0.0
+    size_bytes: int = 0
+
+
+def plan_packs(items: Iterable[Recording | Reject], shard: Shard, name: str) -> Iterator[Pack]:
+    """Recordings in order as packs of at most 20 minutes and 128 MiB; at least one pack.
+
+    A recording longer than that is a pack of its own.
+
+    Args:
+        items: What `read_recordings` gives.
+        shard: Where they lie.
+        name: Name of the shard's output.
+    """
+    held = _Open()
+    index = 0
+    for item in items:
+        if isinstance(item, Reject):
+            held.rejects.append(item)
+            continue
+        seconds, size = probe_duration_s(item), len(item.audio)
+        is_full = held.seconds + seconds > PACK_SECONDS or held.size_bytes + size > MAX_PACK_BYTES
+        if held.recordings and is_full:
+            yield _close(held, shard, name, index, is_last=False)
+            held, index = _Open(), index + 1
+        held.recordings.append(item)
+        held.seconds += seconds
+        held.size_bytes += size
+    yield _close(held, shard, name, index, is_last=True)
+
+
+def _close(held: _Open, shard: Shard, name: str, index: int, *, is_last: bool) -> Pack:
+    num_recordings = len(held.recordings) + len(held.rejects)
+    place = (name, shard.uri, shard.version)
+    header = Header(*place, index, is_last, num_recordings, held.size_bytes)
+    return Pack(header, held.recordings, held.rejects)
+
+
+def _segments(recording: Recording, samples_per_frame: int) -> Iterator[tuple[AudioInfo, Segment]]:
+    info, blocks = stream_audio(recording)
+    num_samples = 0
+    for segment in cut_segments(blocks, samples_per_frame):
+        num_samples = segment.start + len(segment.samples)
+        check_length(num_samples)
+        yield info, segment
+    check_length(num_samples)
+
+
+class _Piece:
+    """The loaded pack being filled."""
+
+    def __init__(self) -> None:
+        self.recordings: list[Recording] = []
+        self.infos: list[AudioInfo] = []
+        self.rejects: list[Reject] = []
+        self.owners: list[int] = []
+        self.segments: list[Segment] = []
+        self.num_samples = 0
+
+    def add(self, recording: Recording, info: AudioInfo, segment: Segment) -> None:
+        bare = dataclasses.replace(recording, audio=b"")
+        if not self.recordings or self.recordings[-1].recording_id != bare.recording_id:
+            self.recordings.append(bare)
+            self.infos.append(info)
+        self.owners.append(len(self.recordings) - 1)
+        self.segments.append(segment)
+        self.num_samples += len(segment.samples)
+
+    def close(self, header: Header, number: int, *, is_last: bool) -> LoadedPack:
+        header = dataclasses.replace(header, piece=number, is_last_piece=is_last)
+        if number:
+            header = dataclasses.replace(header, num_recordings=0, size_bytes=0)
+        return LoadedPack(
+            header, self.recordings, self.infos, self.rejects, self.owners, self.segments
+        )
+
+
+def load_pack(pack: Pack, samples_per_frame: int) -> Iterator[LoadedPack]:
+    """Load a pack's recordings and cut them; one pack, or pieces of at most 20 minutes.
+
+    A recording that fails is a reject, also when earlier pieces hold segments of it: the commit
+    drops those.
+    """
+    piece, number = _Piece(), 0
+    piece.rejects += pack.rejects
+    for recording in pack.recordings:
+        try:
+            for info, segment in _segments(recording, samples_per_frame):
+                if piece.num_samples + len(segment.samples) > PACK_SECONDS * SAMPLE_RATE:
+                    yield piece.close(pack.header, number, is_last=False)
+                    piece, number = _Piece(), number + 1
+                piece.add(recording, info, segment)
+        except RecordingError as error:
+            piece.rejects.append(reject(recording, "load", error.reason, error.message))
+    yield piece.close(pack.header, number, is_last=True)
+
+
+def _recording_rows(recordings: list[Recording]) -> list[dict[str, Any]]:
+    rows = []
+    for recording in recordings:
+        row = {name: getattr(recording, name) for name in _RECORDING}
+        row["metadata"] = list(recording.metadata.items())
+        rows.append(row)
+    return rows
+
+
+def _one_row(schema: pa.Schema, header: Header, **columns: Any) -> pa.Table:
+    values = {name: getattr(header, name) for name in _HEADER} | columns
+    return pa.table({f.name: pa.array([values[f.name]], f.type) for f in schema}, schema=schema)
+
+
+def _read_recordings(rows: list[dict[str, Any]]) -> list[Recording]:
+    return [Recording(**{**row, "metadata": dict(row["metadata"])}) for row in rows]
+
+
+def pack_to_table(pack: Pack) -> pa.Table:
+    """A pack as one Arrow row of schema `PACK`."""
+    return _one_row(
+        PACK,
+        pack.header,
+        recordings=_recording_rows(pack.recordings),
+        rejects=[dataclasses.asdict(row) for row in pack.rejects],
+    )
+
+
+def table_to_pack(table: pa.Table) -> Pack:
+    """The pack of the one row."""
+    row = table.to_pylist()[0]
+    rejects = [Reject(**columns) for columns in row["rejects"]]
+    return Pack(header_of(row), _read_recordings(row["recordings"]), rejects)
+
+
+def loaded_to_table(pack: LoadedPack) -> pa.Table:
+    """A loaded pack as one Arrow row of schema `LOADED`; its samples lie in one buffer."""
+    samples = np.concatenate([*(s.samples for s in pack.segments), np.zeros(0, np.int16)])
+    return _one_row(
+        LOADED,
+        pack.header,
+        recordings=_recording_rows(pack.recordings),
+        infos=[dataclasses.asdict(info) for info in pack.infos],
+        rejects=[dataclasses.asdict(row) for row in pack.rejects],
+        segments=[
+            {"recording": owner, "start": segment.start, "num_samples": len(segment.samples)}
+            for owner, segment in zip(pack.owners, pack.segments, strict=True)
+        ],
+        samples=samples.tobytes(),
+    )
+
+
+def table_to_loaded(table: pa.Table) -> LoadedPack:
+    """The loaded pack of the one row. Samples are views of the table's memory, read-only."""
+    buffer = table["samples"][0].as_buffer()
+    samples: NDArray[np.int16] = np.frombuffer(buffer, np.int16)
+    row = table.drop_columns(["samples"]).to_pylist()[0]
+    ends = np.cumsum([segment["num_samples"] for segment in row["segments"]], dtype=np.int64)
+    segments = [
+        Segment(segment["start"], samples[end - segment["num_samples"] : end])
+        for segment, end in zip(row["segments"], ends.tolist(), strict=True)
+    ]
+    return LoadedPack(
+        header_of(row),
+        _read_recordings(row["recordings"]),
+        [AudioInfo(**info) for info in row["infos"]],
+        [Reject(**columns) for columns in row["rejects"]],
+        [segment["recording"] for segment in row["segments"]],
+        segments,
+    )

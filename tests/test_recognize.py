@@ -1,0 +1,191 @@
+"""The path from samples to best paths, against transformers' own forward and against itself."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from numpy.typing import NDArray
+from transformers import AutoFeatureExtractor, Wav2Vec2ForCTC
+
+from koasr.audio import load_waveform
+from koasr.checkpoint import open_checkpoint
+from koasr.confidence import BestPath
+from koasr.ctc import collapse, split_words
+from koasr.model import AcousticModel, normalize
+from koasr.packs import load_pack, plan_packs
+from koasr.readers import read_recordings
+from koasr.recognize import plan_micro_batches, recognize
+from koasr.rows import Recording
+from koasr.sources import list_shards
+
+ROOT = Path(__file__).parent.parent
+MODEL = ROOT / "examples" / "model"
+SPEECH = ROOT / "examples" / "speech"
+
+
+def clean_recordings() -> Iterator[Recording]:
+    """Every clean bundled recording of one segment."""
+    for folder in ("webdataset", "parquet", "zeroth", "folder", "manifest", "kspon"):
+        for shard in list_shards([str(SPEECH / folder)]):
+            for item in read_recordings(shard):
+                assert isinstance(item, Recording)
+                if item.metadata.get("snr", "clean") == "clean":
+                    yield item
+
+
+@pytest.fixture(scope="module")
+def model() -> AcousticModel:
+    return AcousticModel(open_checkpoint(str(MODEL)), MODEL)
+
+
+@pytest.fixture(scope="module")
+def waveforms() -> list[NDArray[np.int16]]:
+    return [load_waveform(recording).samples for recording in clean_recordings()]
+
+
+def texts(model: AcousticModel, paths: list[BestPath | None]) -> list[str]:
+    found = []
+    for path in paths:
+        assert path is not None
+        words = split_words(path.spans, model.checkpoint)
+        found.append(" ".join(word.text for word in words))
+    return found
+
+
+def test_every_clean_recording_equals_transformers_alone(
+    model: AcousticModel, waveforms: list[NDArray[np.int16]]
+) -> None:
+    extractor = AutoFeatureExtractor.from_pretrained(MODEL)
+    reference = Wav2Vec2ForCTC.from_pretrained(MODEL, dtype=torch.float32).eval()
+    paths = recognize(model, waveforms, batch_seconds=60)
+    assert len(paths) >= 60
+    for samples, path in zip(waveforms, paths, strict=True):
+        assert path is not None
+        waveform = samples.astype(np.float32) / 32_768
+        features = extractor(waveform, sampling_rate=16_000, return_tensors="pt")
+        with torch.inference_mode():
+            logits = reference(features.input_values).logits[0]
+        spans = collapse(logits.argmax(-1).numpy(), model.checkpoint.blank_id)
+        assert path.spans == spans
+        log_probs = logits.log_softmax(-1)
+        best = log_probs.max(-1).values.sum().item()
+        assert path.seq_logprob >= best - 1e-3
+
+
+def agree(one: list[BestPath | None], other: list[BestPath | None]) -> None:
+    """Same tokens at the same frames; confidence to 1e-4."""
+    for a, b in zip(one, other, strict=True):
+        assert a is not None
+        assert b is not None
+        assert a.spans == b.spans
+        assert np.allclose(a.token_confidence, b.token_confidence, atol=1e-4)
+        if a.spans:
+            assert abs(a.raw_confidence - b.raw_confidence) <= 1e-4
+
+
+@pytest.mark.parametrize("batch_seconds", [0.1, 15, 200])
+def test_batch_mates_do_not_change_a_path(
+    model: AcousticModel, waveforms: list[NDArray[np.int16]], batch_seconds: float
+) -> None:
+    few = waveforms[::3]
+    alone = [path for w in few for path in recognize(model, [w], batch_seconds=0.1)]
+    agree(alone, recognize(model, few, batch_seconds=batch_seconds))
+
+
+def test_order_does_not_change_a_path(
+    model: AcousticModel, waveforms: list[NDArray[np.int16]]
+) -> None:
+    few = waveforms[::3]
+    order = np.random.default_rng(0).permutation(len(few)).tolist()
+    shuffled = recognize(model, [few[i] for i in order], batch_seconds=30)
+    agree([recognize(model, few, batch_seconds=30)[i] for i in order], shuffled)
+
+
+@pytest.mark.parametrize("pack_seconds", [5, 40, 100_000])
+def test_pack_size_does_not_change_a_transcript(
+    model: AcousticModel, monkeypatch: pytest.MonkeyPatch, pack_seconds: float
+) -> None:
+    def run() -> dict[tuple[str, int], str]:
+        found = {}
+        for folder in ("zeroth", "long"):
+            (shard,) = list_shards([str(SPEECH / folder)])
+            for pack in plan_packs(read_recordings(shard), shard, "name"):
+                for piece in load_pack(pack, model.checkpoint.samples_per_frame):
+                    segments = [segment.samples for segment in piece.segments]
+                    lines = texts(model, recognize(model, segments, batch_seconds=60))
+                    for owner, segment, line in zip(
+                        piece.owners, piece.segments, lines, strict=True
+                    ):
+                        name = piece.recordings[owner].recording_id
+                        found[name, segment.start] = line
+        return found
+
+    expected = run()
+    monkeypatch.setattr("koasr.packs.PACK_SECONDS", pack_seconds)
+    assert run() == expected
+
+
+def test_micro_batches_keep_to_their_budget_and_lose_nothing() -> None:
+    lengths = np.random.default_rng(0).integers(1, 100, 200).tolist()
+    batches = list(plan_micro_batches(lengths, 300))
+    assert sorted(i for batch in batches for i in batch) == list(range(200))
+    assert all(len(b) * max(lengths[i] for i in b) <= 300 for b in batches)
+    padded = sum(len(b) * max(lengths[i] for i in b) for b in batches)
+    assert padded / sum(lengths) < 1.05
+
+
+def test_without_padding_only_equal_lengths_share_a_batch() -> None:
+    batches = plan_micro_batches([5, 7, 5, 7, 9], 100, may_pad=False)
+    assert sorted(sorted(batch) for batch in batches) == [[0, 2], [1, 3], [4]]
+
+
+def test_near_silence_is_not_raised_to_speech() -> None:
+    rng = np.random.default_rng(0)
+    waveforms = torch.tensor(rng.normal(0, [[1e-5], [0.1]], (2, 16_000)), dtype=torch.float32)
+    quiet, speech = normalize(waveforms, torch.tensor([16_000, 16_000]))
+    assert quiet.std() < 0.02
+    assert speech.std() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_silence_has_no_words(model: AcousticModel) -> None:
+    data = (SPEECH / "silence" / "silence.wav").read_bytes()
+    samples, _ = soundfile.read(io.BytesIO(data), dtype="int16")
+    assert texts(model, recognize(model, [samples], batch_seconds=30)) == [""]
+
+
+def test_a_segment_that_is_not_finite_is_told_apart(
+    waveforms: list[NDArray[np.int16]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = AcousticModel(open_checkpoint(str(MODEL)), MODEL)
+    forward = model._forward
+
+    def spoiled(batch: list[NDArray[np.int16]]) -> list[torch.Tensor]:
+        rows = forward(batch)
+        return [
+            row.fill_(float("nan")) if len(samples) == len(waveforms[1]) else row
+            for samples, row in zip(batch, rows, strict=True)
+        ]
+
+    monkeypatch.setattr(model, "_forward", spoiled)
+    paths = recognize(model, waveforms[:3], batch_seconds=60)
+    assert [path is None for path in paths] == [False, True, False]
+
+
+def test_a_micro_batch_out_of_memory_is_halved(
+    model: AcousticModel, waveforms: list[NDArray[np.int16]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = waveforms[:6]
+    expected = recognize(model, few, batch_seconds=100)
+    whole = model.log_probs
+
+    def small(batch: list[NDArray[np.int16]]) -> list[torch.Tensor]:
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError
+        return whole(batch)
+
+    monkeypatch.setattr(model, "log_probs", small)
+    agree(expected, recognize(model, few, batch_seconds=100))
