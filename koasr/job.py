@@ -1,0 +1,287 @@
+"""The job on Ray Data: plan → packs → segments → transcripts → commits. Ray is used only here."""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+
+from koasr.checkpoint import Checkpoint, stage_checkpoint
+from koasr.commit import (
+    commit_shard,
+    encode_tables,
+    list_staged,
+    read_staged,
+    stage_pack,
+    staged_key,
+)
+from koasr.options import FloatType
+from koasr.packs import (
+    HEADER,
+    header_of,
+    load_pack,
+    loaded_to_table,
+    pack_to_table,
+    plan_packs,
+    table_to_loaded,
+    table_to_pack,
+)
+from koasr.readers import read_recordings
+from koasr.rows import Shard, StoredFile
+from koasr.runs import PLAN, Run, list_committed, read_plan, read_record
+from koasr.transcripts import Provenance, to_tables
+
+COMMIT_CPUS = 0.05
+
+SHARD = pa.schema([*PLAN, ("staged", pa.list_(pa.string()))])
+TRANSCRIBED = pa.schema(
+    [*HEADER, ("audio_s", pa.float64()), ("num_rejects", pa.int64()), ("tables", pa.large_binary())]
+)
+RECEIPT = pa.schema(
+    [*HEADER, ("audio_s", pa.float64()), ("num_rejects", pa.int64()), ("record", pa.string())]
+)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How the model runs: on how many actors, with what each, and in what precision.
+
+    `batch_seconds` is the padded seconds of a micro-batch, `threads` an actor's on a CPU. The
+    CPUs are what an actor and a loading task ask Ray for.
+    """
+
+    device: str
+    precision: FloatType
+    num_actors: int
+    threads: int
+    batch_seconds: float
+    actor_cpus: float
+    load_cpus: float
+
+    @property
+    def read_cpus(self) -> float:
+        """What a reading task asks for; it mostly waits for the store.
+
+        Not what loading asks for: stages with equal resources are fused by Ray.
+        """
+        return self.load_cpus / 4
+
+    @property
+    def stage_cpus(self) -> float:
+        """What a staging task asks for."""
+        return self.load_cpus / 5
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What the driver hears of a finished pack. `size_bytes` is encoded, as listed."""
+
+    audio_s: float
+    size_bytes: int
+    num_recordings: int
+    num_rejects: int
+
+
+@dataclass
+class _Progress:
+    """Which packs of a shard are there."""
+
+    keys: set[str] = field(default_factory=set)
+
+    def add(self, key: str) -> bool:
+        """Take in one staged key; True when the shard is complete."""
+        self.keys.add(key)
+        return self.is_complete()
+
+    def complete_packs(self) -> list[int]:
+        """Indices of packs of which every piece is there."""
+        pieces: dict[int, set[int]] = {}
+        ends: dict[int, int] = {}
+        for key in self.keys:
+            index, piece, _, end = key.split("-")
+            pieces.setdefault(int(index), set()).add(int(piece))
+            if end == "end":
+                ends[int(index)] = int(piece)
+        return [i for i, end in ends.items() if pieces[i] >= set(range(end + 1))]
+
+    def is_complete(self) -> bool:
+        last = {int(key.split("-")[0]) for key in self.keys if "-last-" in key}
+        return bool(last) and set(self.complete_packs()) == set(range(max(last) + 1))
+
+
+def connect() -> None:
+    """Join the cluster this runs in, or start one on this machine."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = 64 << 20
+    context.retried_map_errors = ["TransientError"]
+    context.max_map_retries = 5
+    context.actor_init_retry_on_errors = True
+
+
+def cluster_resources() -> dict[str, float]:
+    """What the cluster has in all: `CPU`, `GPU`."""
+    return dict(ray.cluster_resources())
+
+
+# --- the stages: each unpacks one Ray row, calls the plain functions, packs one row ---------------
+
+
+def read_packs(table: pa.Table) -> Iterator[pa.Table]:
+    """Columns in: `SHARD`. Columns out: `PACK`, one row a pack that is not staged yet."""
+    for row in table.to_pylist():
+        name, staged = row.pop("name"), set(_Progress(set(row.pop("staged"))).complete_packs())
+        shard = Shard(**{**row, "files": tuple(StoredFile(**file) for file in row["files"])})
+        for pack in plan_packs(read_recordings(shard), shard, name):
+            if pack.header.index not in staged:
+                yield pack_to_table(pack)
+
+
+def load_audio(table: pa.Table, samples_per_frame: int) -> Iterator[pa.Table]:
+    """Columns in: `PACK`. Columns out: `LOADED`, one row a piece of at most 20 minutes."""
+    for pack in load_pack(table_to_pack(table), samples_per_frame):
+        yield loaded_to_table(pack)
+
+
+class Transcribe:
+    """Holds the model on its device. Columns in: `LOADED`. Columns out: `TRANSCRIBED`."""
+
+    def __init__(self, checkpoint: Checkpoint, compute: Compute, provenance: Provenance) -> None:
+        # Not at the top: the driver, which imports this file too, has no use for torch.
+        import torch
+
+        from koasr.model import AcousticModel
+
+        if compute.device == "cpu":
+            torch.set_num_threads(compute.threads)
+        self._checkpoint, self._provenance = checkpoint, provenance
+        self._batch_seconds = compute.batch_seconds
+        directory = stage_checkpoint(checkpoint)
+        self._model = AcousticModel(
+            checkpoint, directory, device=compute.device, precision=compute.precision
+        )
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Transcribe the one pack of a batch."""
+        from koasr.recognize import recognize
+
+        pack = table_to_loaded(table)
+        waveforms = [segment.samples for segment in pack.segments]
+        paths = recognize(self._model, waveforms, batch_seconds=self._batch_seconds)
+        transcripts, rejects = to_tables(pack, paths, self._checkpoint, self._provenance)
+        columns = asdict(pack.header) | {
+            "audio_s": sum(transcripts["duration_s"].to_pylist()),
+            "num_rejects": rejects.num_rows,
+            "tables": encode_tables(pack.header, transcripts, rejects),
+        }
+        return pa.Table.from_pylist([columns], schema=TRANSCRIBED)
+
+
+def stage(table: pa.Table, run: Run) -> pa.Table:
+    """Columns in: `TRANSCRIBED`. Columns out: `RECEIPT`.
+
+    A pack that is its whole shard is committed at once; any other is staged.
+    """
+    receipts = []
+    for row in table.to_pylist():
+        header, tables = header_of(row), row.pop("tables")
+        record = None
+        if header.is_whole_shard:
+            record = commit_shard(run, [tables])
+        else:
+            stage_pack(run, header, tables)
+        receipts.append(row | {"record": json.dumps(record) if record else ""})
+    return pa.Table.from_pylist(receipts, schema=RECEIPT)
+
+
+@ray.remote(num_cpus=COMMIT_CPUS)
+def commit(run: Run, name: str) -> dict[str, Any]:
+    """Commit a shard whose packs are all staged."""
+    return commit_shard(run, read_staged(run, name))
+
+
+# --- the chain ------------------------------------------------------------------------------------
+
+
+def transcribe_shards(
+    run: Run,
+    todo: dict[str, Shard],
+    staged: dict[str, set[str]],
+    checkpoint: Checkpoint,
+    compute: Compute,
+) -> ray.data.Dataset:
+    """The job as one chain: shards in, receipts out."""
+    provenance = Provenance(checkpoint.model, checkpoint.revision, run.fingerprint, run.run_id)
+    rows = [asdict(s) | {"name": n, "staged": sorted(staged.get(n, ()))} for n, s in todo.items()]
+    return (
+        ray.data.from_arrow(pa.Table.from_pylist(rows, schema=SHARD))
+        .repartition(target_num_rows_per_block=1)
+        .map_batches(read_packs, batch_size=1, batch_format="pyarrow", num_cpus=compute.read_cpus)
+        .map_batches(
+            load_audio,
+            fn_args=[checkpoint.samples_per_frame],
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=compute.load_cpus,
+        )
+        .map_batches(
+            Transcribe,
+            fn_constructor_args=[checkpoint, compute, provenance],
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=compute.actor_cpus,
+            num_gpus=1 if compute.device == "cuda" else 0,
+            compute=ActorPoolStrategy(size=compute.num_actors),
+        )
+        .map_batches(
+            stage,
+            fn_args=[run],
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=compute.stage_cpus,
+        )
+    )
+
+
+def execute(
+    run: Run, checkpoint: Checkpoint, compute: Compute
+) -> Iterator[Receipt | dict[str, Any]]:
+    """Do what is left of a run's plan.
+
+    Yields:
+        A receipt for each pack as it is done, and a record for each shard as it is committed, those
+        committed before included: at the end one record for each shard of the plan.
+    """
+    plan = read_plan(run)
+    committed = list_committed(run.output)
+    yield from (read_record(committed[name]) for name in plan if name in committed)
+    staged = list_staged(run)
+    todo = {name: shard for name, shard in plan.items() if name not in committed}
+    progress = {name: _Progress(set(staged.get(name, ()))) for name in todo}
+    commits = [commit.remote(run, n) for n, p in progress.items() if p.is_complete()]
+    left = {n: shard for n, shard in todo.items() if not progress[n].is_complete()}
+    if left:
+        dataset = transcribe_shards(run, left, staged, checkpoint, compute)
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for row in table.to_pylist():
+                header = header_of(row)
+                yield Receipt(**{f.name: row[f.name] for f in fields(Receipt)})
+                if row["record"]:
+                    yield json.loads(row["record"])
+                elif progress[header.shard].add(staged_key(header)):
+                    commits.append(commit.remote(run, header.shard))
+            if commits:
+                done, commits = ray.wait(commits, num_returns=len(commits), timeout=0)
+                yield from ray.get(done)
+    yield from ray.get(commits)

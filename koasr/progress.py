@@ -1,0 +1,75 @@
+"""Receipts of a run → a live line in a terminal, a line now and then in a log."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from koasr.summary import duration_text
+
+LOG_INTERVAL_S = 30.0
+
+
+class RunProgress:
+    """Counts receipts and shows them: hours of audio, RTFx, rejects, time left.
+
+    The share done is that of encoded bytes, the one size known before anything is read.
+    """
+
+    def __init__(self, console: Console, *, total_bytes: int, num_shards: int) -> None:
+        self.audio_s = 0.0
+        self._console = console
+        self._total_bytes, self._num_shards = max(total_bytes, 1), num_shards
+        self._bytes = self._rejects = self._shards = 0
+        self._start_s = self._spoken_s = time.monotonic()
+        columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        self._live = Progress(*columns, console=console, transient=True)
+        self._task = self._live.add_task("starting", total=self._total_bytes)
+
+    def __enter__(self) -> "RunProgress":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._start_s
+
+    def add_pack(self, audio_s: float, size_bytes: int, num_rejects: int) -> None:
+        """Count a finished pack."""
+        self.audio_s += audio_s
+        self._bytes += size_bytes
+        self._rejects += num_rejects
+        self._show()
+
+    def add_shard(self) -> None:
+        """Count a committed shard."""
+        self._shards += 1
+        self._show()
+
+    def _line(self) -> str:
+        share = min(self._bytes / self._total_bytes, 1.0)
+        left_s = self.wall_s * (1.0 - share) / share if share else 0.0
+        return (
+            f"{duration_text(self.audio_s)} of audio, "
+            f"{self.audio_s / self.wall_s:,.0f}x real time, "
+            f"{self._shards}/{self._num_shards} shards, {self._rejects} rejects, {share:.0%}, "
+            f"{duration_text(left_s)} left"
+        )
+
+    def _show(self) -> None:
+        if self._console.is_terminal:
+            self._live.update(self._task, completed=self._bytes, description=self._line())
+        elif time.monotonic() - self._spoken_s >= LOG_INTERVAL_S:
+            self._spoken_s = time.monotonic()
+            self._console.print(f"koasr: {self._line()}", highlight=False)

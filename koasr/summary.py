@@ -1,0 +1,140 @@
+"""Records of committed shards → what a run did: for people, and as JSON."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from koasr.metrics import ErrorCounts
+
+SUMMARY_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One run, counted. Holds no text.
+
+    `audio_s` is what is in the output of the run; `session_audio_s` and `wall_s` are of this
+    session alone, so RTFx (seconds of audio per second) stays true when a run was resumed.
+    """
+
+    run_id: str
+    date: str
+    output: str
+    model: str
+    fingerprint: str
+    shards: int
+    recordings: int
+    transcribed: int
+    rejected: int
+    reasons: dict[str, int]
+    segments: int
+    empty_segments: int
+    audio_s: float
+    session_audio_s: float
+    wall_s: float
+    mean_confidence: float | None
+    errors: ErrorCounts = field(default_factory=ErrorCounts)
+
+    @property
+    def rtfx(self) -> float:
+        """Seconds of audio transcribed per second of this session."""
+        return self.session_audio_s / self.wall_s if self.wall_s else 0.0
+
+    @property
+    def reject_rate(self) -> float:
+        """Rejected share of the recordings."""
+        return self.rejected / self.recordings if self.recordings else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """As `summary.json` has it."""
+        document = {"version": SUMMARY_VERSION, **dataclasses.asdict(self)}
+        rates: dict[str, Any] = {"rtfx": self.rtfx, "reject_rate": self.reject_rate}
+        if self.errors.ref_chars:
+            rates |= {"cer": self.errors.cer, "wer": self.errors.wer}
+        return document | rates
+
+
+def summarize(
+    records: Iterable[dict[str, Any]],
+    *,
+    names: dict[str, str],
+    session_audio_s: float,
+    wall_s: float,
+) -> Summary:
+    """Sum the records of a run's shards.
+
+    Args:
+        records: One a shard, as in its footer.
+        names: run_id, date, output, model and fingerprint.
+        session_audio_s: Seconds of audio done in this session.
+        wall_s: Seconds that this session took.
+    """
+    held = list(records)
+
+    def total(key: str) -> Any:
+        return sum(record[key] for record in held)
+
+    reasons = sum((Counter(record["reasons"]) for record in held), Counter[str]())
+    errors = sum((ErrorCounts(**record["errors"]) for record in held), ErrorCounts())
+    count = total("confidence_count")
+    return Summary(
+        **names,
+        shards=len(held),
+        recordings=total("recordings"),
+        transcribed=total("transcribed"),
+        rejected=total("rejected"),
+        reasons=dict(reasons.most_common()),
+        segments=total("rows"),
+        empty_segments=total("empty"),
+        audio_s=total("audio_s"),
+        session_audio_s=session_audio_s,
+        wall_s=wall_s,
+        mean_confidence=total("confidence_sum") / count if count else None,
+        errors=errors,
+    )
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds as people say them.
+
+    Example:
+        >>> duration_text(42.4), duration_text(1250), duration_text(36_000_000)
+        ('42 s', '20.8 min', '10,000.0 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """The table at the end of a run."""
+    table = Table(title=f"run {summary.run_id}", title_justify="left", show_header=False)
+    rejected = ", ".join(f"{n} {reason}" for reason, n in summary.reasons.items())
+    rows = {
+        "recordings": f"{summary.recordings:,} = {summary.transcribed:,} transcribed"
+        f" + {summary.rejected:,} rejected",
+        "rejected": rejected or "none",
+        "shards": f"{summary.shards:,} committed",
+        "audio": f"{duration_text(summary.audio_s)} in {summary.segments:,} segments"
+        f" ({summary.empty_segments:,} without speech)",
+        "speed": f"{summary.rtfx:,.0f}x real time"
+        f" ({duration_text(summary.session_audio_s)} in {duration_text(summary.wall_s)})",
+    }
+    if summary.mean_confidence is not None:
+        rows["confidence"] = f"{summary.mean_confidence:.3f} on average (raw, not calibrated)"
+    if summary.errors.ref_chars:
+        rows["errors"] = (
+            f"CER {summary.errors.cer:.2%} without spaces, WER {summary.errors.wer:.2%}"
+            f" over {summary.errors.ref_chars:,} reference characters"
+        )
+    rows["transcripts"] = f"{summary.output}/transcripts/date={summary.date}/"
+    if summary.rejected:
+        rows["rejects"] = f"{summary.output}/rejects/date={summary.date}/"
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)

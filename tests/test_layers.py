@@ -1,0 +1,66 @@
+"""Data flows one way: a module imports only from those before it, and Ray stays at the rim."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+FLOW = [
+    "errors",
+    "options",
+    "rows",
+    "storage",
+    "sources",
+    "readers",
+    "audio",
+    "segments",
+    "packs",
+    "tokens",
+    "model_files",
+    "model_description",
+    "checkpoint",
+    "model",
+    "ctc",
+    "confidence",
+    "recognize",
+    "transcripts",
+    "runs",
+    "metrics",
+    "commit",
+    "job",
+    "summary",
+    "progress",
+    "transcribe",
+]
+PACKAGE = Path(__file__).parent.parent / "koasr"
+
+
+def imports(module: str) -> set[str]:
+    """Names of everything a module of koasr imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "koasr":
+            found |= {f"koasr.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("module", FLOW)
+def test_a_module_imports_only_what_lies_before_it(module: str) -> None:
+    ours = {name.removeprefix("koasr.") for name in imports(module) if name.startswith("koasr.")}
+    before = set(FLOW[: FLOW.index(module)]) | {"__version__"}
+    assert ours <= before
+
+
+def test_only_the_job_imports_ray() -> None:
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    assert {m for m in modules if any(n.split(".")[0] == "ray" for n in imports(m))} == {"job"}
+
+
+def test_every_module_of_the_flow_is_listed() -> None:
+    beside = {"__init__", "cli", "convert", "rewrite", "finetune", "vocabulary"}
+    beside |= {"training_data", "ctc_trainer", "model_card"}
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {*FLOW, *beside}
