@@ -1,0 +1,78 @@
+"""Fixtures that several test files share."""
+
+import itertools
+import shutil
+from collections.abc import Iterator
+
+import pytest
+import s3fs
+from s3 import S3Server, find_data_dir, make_environment, run_server
+
+# Run with another Python than ours, which cannot import it.
+collect_ignore = ["servers"]
+
+_bucket_numbers = itertools.count(1)
+_no_xattrs = pytest.StashKey[bool]()
+
+
+@pytest.fixture(scope="session")
+def s3_server(request: pytest.FixtureRequest) -> Iterator[S3Server]:
+    """OpenStack Swift on loopback, and the AWS variables of this process pointing at it."""
+    python = make_environment()
+    folder = find_data_dir()
+    if folder is None:
+        request.config.stash[_no_xattrs] = True
+        pytest.skip("no folder with extended attributes for Swift: set TMPDIR to one (ext4, xfs)")
+    try:
+        with run_server(python, folder / "store") as server, pytest.MonkeyPatch.context() as patch:
+            for name, value in server.environment().items():
+                patch.setenv(name, value)
+            for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+                patch.delenv(name, raising=False)
+            # s3fs keeps instances by their arguments, not by the variables they were made under.
+            s3fs.S3FileSystem.clear_instance_cache()
+            yield server
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def s3(s3_server: S3Server) -> str:
+    """URI of a bucket that nobody has used: `s3://test-<n>`."""
+    bucket = f"test-{next(_bucket_numbers)}"
+    s3fs.S3FileSystem(use_listings_cache=False).mkdir(bucket)
+    return f"s3://{bucket}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Markers that the fixtures here put on tests."""
+    config.addinivalue_line("markers", "s3: needs the Swift server of tests/servers")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever uses the store carries its marker."""
+    for item in items:
+        if "s3_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.s3)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say aloud that no S3 test ran: a line of dots hides it."""
+    if config.stash.get(_no_xattrs, False):
+        terminalreporter.section("S3 TESTS DID NOT RUN", sep="!", red=True)
+        terminalreporter.line("No folder with extended attributes for Swift; set TMPDIR to one.")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray cluster for all tests that run the job in this process."""
+    import ray
+
+    from koasr.job import connect
+
+    connect()
+    yield
+    ray.shutdown()

@@ -1,0 +1,91 @@
+"""The whole job from s3:// to s3://, against a real S3 server, through the command line."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+import s3fs
+from s3 import S3Server
+
+ROOT = Path(__file__).parent.parent
+MODEL = ROOT / "examples" / "model"
+SPEECH = ROOT / "examples" / "speech"
+
+
+def koasr(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`koasr transcribe` in a process of its own, as a user runs it."""
+    command = [sys.executable, str(ROOT / "pipelines" / "transcribe.py"), *arguments]
+    return subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, timeout=240
+    )
+
+
+@pytest.fixture
+def corpus(s3: str) -> str:
+    """A bucket that holds a tar, a manifest with its audio, loose files and the model."""
+    fs = s3fs.S3FileSystem(use_listings_cache=False)
+    for folder in ("webdataset", "manifest", "folder", "bad"):
+        fs.put(f"{SPEECH / folder}/", f"{s3}/in/{folder}/", recursive=True)
+    fs.put(f"{MODEL}/", f"{s3}/model/", recursive=True)
+    return s3
+
+
+@pytest.mark.timeout(280)
+def test_the_job_runs_from_bucket_to_bucket(corpus: str, tmp_path: Path) -> None:
+    places = [f"{corpus}/in", "--output", f"{corpus}/out", "--model", f"{corpus}/model"]
+    done = koasr(*places, "--max-reject-rate", "0.1", KOASR_CACHE=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "87 = 82 transcribed + 5 rejected" in done.stdout
+    fs = s3fs.S3FileSystem(use_listings_cache=False)
+    out = corpus.removeprefix("s3://") + "/out"
+    table = ds.dataset(f"{out}/transcripts", filesystem=fs, format="parquet").to_table()
+    assert len(set(table["recording_id"].to_pylist())) == 82
+    assert len(set(table["segment_id"].to_pylist())) == table.num_rows
+    assert all(uri.startswith(f"{corpus}/in/") for uri in table["source_uri"].to_pylist())
+    assert not [name for name in fs.find(out) if name.endswith(".arrows")]
+    before = fs.find(out, detail=True)
+    again = koasr(*places, KOASR_CACHE=str(tmp_path))
+    assert again.returncode == 0, again.stderr
+    assert "nothing to do" in again.stdout
+    assert fs.find(out, detail=True) == before
+    for secret in (os.environ["AWS_SECRET_ACCESS_KEY"], "안녕"):
+        assert secret not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        ({"input": "s3://no-such-bucket/in"}, {}, "does not exist|holds no files"),
+        ({"input": "{bucket}/empty/"}, {}, "holds no files"),
+        ({"input": "{bucket}/in"}, {"AWS_SECRET_ACCESS_KEY": "wrong"}, "access denied"),
+        ({"input": "{bucket}/in"}, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "no answer"),
+        ({"output": "s3://no-such-bucket/out"}, {}, "output cannot be written"),
+        ({"model": "s3://no-such-bucket/model"}, {}, "no-such-bucket"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_one_line_within_ten_seconds(
+    s3: str,
+    s3_server: S3Server,
+    tmp_path: Path,
+    arguments: dict[str, str],
+    environment: dict[str, str],
+    message: str,
+) -> None:
+    s3fs.S3FileSystem().pipe_file(f"{s3}/in/a.flac", b"x")
+    places = {"input": f"{s3}/in", "output": str(tmp_path / "out"), "model": str(MODEL)}
+    places |= {name: value.replace("{bucket}", s3) for name, value in arguments.items()}
+    start_s = time.monotonic()
+    done = koasr(
+        places["input"],
+        *("--output", places["output"], "--model", places["model"]),
+        **environment,
+    )
+    assert time.monotonic() - start_s < 10
+    assert done.returncode in (1, 2)
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("koasr: ")
+    assert any(part in line for part in message.split("|"))
