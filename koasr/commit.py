@@ -19,7 +19,7 @@ from koasr.errors import JobError
 from koasr.metrics import ErrorCounts, count_errors
 from koasr.packs import Header
 from koasr.runs import RECORD_KEY, Run, to_parquet
-from koasr.storage import join, list_files, read_bytes, remove_tree, write_bytes
+from koasr.storage import join, list_files, read_bytes, remove_tree, transient_errors, write_bytes
 
 
 def encode_tables(header: Header, transcripts: pa.Table, rejects: pa.Table) -> bytes:
@@ -67,13 +67,16 @@ def list_staged(run: Run) -> dict[str, set[str]]:
 
 def stage_pack(run: Run, header: Header, data: bytes) -> None:
     """Keep a finished pack until its shard is complete."""
-    write_bytes(run.staged(header.shard, staged_key(header)), data)
+    place = run.staged(header.shard, staged_key(header))
+    with transient_errors(place):
+        write_bytes(place, data)
 
 
 def read_staged(run: Run, name: str) -> list[bytes]:
     """Every staged pack of a shard, in order."""
-    files = list_files(run.staged(name))
-    return [read_bytes(file.uri) for file in files if file.uri.endswith(".arrows")]
+    with transient_errors(run.staged(name)):
+        files = list_files(run.staged(name))
+        return [read_bytes(file.uri) for file in files if file.uri.endswith(".arrows")]
 
 
 def commit_shard(run: Run, packs: Sequence[bytes]) -> dict[str, Any]:
@@ -102,9 +105,10 @@ def commit_shard(run: Run, packs: Sequence[bytes]) -> dict[str, Any]:
     record = _record(run, headers, transcripts, rejects)
     _check_account(name, record, transcripts)
     metadata = {RECORD_KEY: json.dumps(record)}
-    for place, table in ((run.rejects(name), rejects), (run.transcripts(name), transcripts)):
-        write_bytes(place, to_parquet(table.replace_schema_metadata(metadata)))
-    remove_tree(run.staged(name))
+    with transient_errors(run.transcripts(name)):
+        for place, table in ((run.rejects(name), rejects), (run.transcripts(name), transcripts)):
+            write_bytes(place, to_parquet(table.replace_schema_metadata(metadata)))
+        remove_tree(run.staged(name))
     return record
 
 

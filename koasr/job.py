@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -20,6 +23,7 @@ from koasr.commit import (
     stage_pack,
     staged_key,
 )
+from koasr.errors import JobError, TransientError
 from koasr.options import FloatType
 from koasr.packs import (
     HEADER,
@@ -116,11 +120,14 @@ class _Progress:
 
 def connect() -> None:
     """Join the cluster this runs in, or start one on this machine."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    # Ray's core says at every start of an actor pool that its arguments could be lost, as an error
+    # (ray-project/ray#53727).
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not ray.is_initialized():
         ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    # What goes wrong is raised as well; logged, it would stand on the screen twice.
     for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -205,7 +212,7 @@ def stage(table: pa.Table, run: Run) -> pa.Table:
     return pa.Table.from_pylist(receipts, schema=RECEIPT)
 
 
-@ray.remote(num_cpus=COMMIT_CPUS)
+@ray.remote(num_cpus=COMMIT_CPUS, retry_exceptions=[TransientError])  # type: ignore[call-overload, untyped-decorator]
 def commit(run: Run, name: str) -> dict[str, Any]:
     """Commit a shard whose packs are all staged."""
     return commit_shard(run, read_staged(run, name))
@@ -254,6 +261,25 @@ def transcribe_shards(
     )
 
 
+@contextmanager
+def task_errors() -> Iterator[None]:
+    """Turn what a task or an actor raised for the user's sake into that one line again.
+
+    Ray keeps such an exception as the text of its traceback, which ends in the exception itself.
+    """
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        found = re.findall(r"^koasr\.errors\.(\w+): (.*)$", str(error), re.MULTILINE)
+        kind, message = found[-1] if found else ("", "")
+        if kind == JobError.__name__:
+            raise JobError(message) from None
+        if kind == TransientError.__name__:
+            message = f"the store failed again and again: {message}; run it again to go on"
+            raise JobError(message) from None
+        raise
+
+
 def execute(
     run: Run, checkpoint: Checkpoint, compute: Compute
 ) -> Iterator[Receipt | dict[str, Any]]:
@@ -263,6 +289,13 @@ def execute(
         A receipt for each pack as it is done, and a record for each shard as it is committed, those
         committed before included: at the end one record for each shard of the plan.
     """
+    with task_errors():
+        yield from _execute(run, checkpoint, compute)
+
+
+def _execute(
+    run: Run, checkpoint: Checkpoint, compute: Compute
+) -> Iterator[Receipt | dict[str, Any]]:
     plan = read_plan(run)
     committed = list_committed(run.output)
     yield from (read_record(committed[name]) for name in plan if name in committed)

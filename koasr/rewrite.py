@@ -119,6 +119,14 @@ def _load(source: Path, model: str, target_lang: str | None) -> Any:
             f"{model}: its .bin file holds {found[1]} beside tensors: refused, since a pickle can "
             "run any program; take the model from a source you trust, as safetensors"
         ) from error
+    _check_keys(report, model)
+    if _SPEC_EMBED in report["missing_keys"]:
+        network.wav2vec2.masked_spec_embed.data.zero_()
+    return network.eval()
+
+
+def _check_keys(report: Mapping[str, Any], model: str) -> None:
+    """Nothing missing, nothing left over, every shape as the config says."""
     missing = set(report["missing_keys"]) - {_SPEC_EMBED}
     left_over = set(report["unexpected_keys"]) - {_SPEC_EMBED}
     misshapen = {str(key[0]) for key in report["mismatched_keys"]}
@@ -133,9 +141,6 @@ def _load(source: Path, model: str, target_lang: str | None) -> Any:
                 f"{model}: the weights {fault} {', '.join(sorted(keys)[:3])}{more}: "
                 "they are not those of its config.json"
             )
-    if _SPEC_EMBED in report["missing_keys"]:
-        network.wav2vec2.masked_spec_embed.data.zero_()
-    return network.eval()
 
 
 @torch.inference_mode()
