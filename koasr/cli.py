@@ -56,11 +56,12 @@ def transcribe(
         num_actors: Copies of the model; as many as there are GPUs, or one for 4 CPUs.
         batch_seconds: Padded seconds of a micro-batch; 240 on a GPU, 40 on a CPU.
     """
-    from koasr.transcribe import open_model
+    from koasr.transcribe import check_stores, open_model
     from koasr.transcribe import transcribe as run
 
     console = Console(soft_wrap=True)
     options = Options(device, precision, num_actors, batch_seconds, date, max_reject_rate)
+    check_stores([*inputs, output, model])
     return run(inputs, output, open_model(model, revision, console), options, console)
 
 

@@ -16,7 +16,7 @@ _S3_CONFIG = {"connect_timeout": 5, "retries": {"mode": "standard", "max_attempt
 """A store that does not answer is told within seconds; tasks are retried by Ray on top."""
 
 _CREDENTIAL_ERRORS = {"NoCredentialsError", "PartialCredentialsError", "PermissionError"}
-_CONNECTION_ERRORS = {"EndpointConnectionError", "ConnectTimeoutError", "ConnectionError"}
+_CONNECTION_ERRORS = {"EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError"}
 
 
 def absolute(uri: str) -> str:
@@ -62,6 +62,26 @@ def open_fs(uri: str) -> tuple[AbstractFileSystem, str]:
     return fs, path
 
 
+def check_reachable(uri: str) -> None:
+    """Ask an S3 store one small question with a short limit: a job's patience is for later.
+
+    With the limits a job runs under, a store that takes connections and never answers would be
+    noticed after a minute.
+
+    Raises:
+        JobError: No answer within 4 s, no such bucket, or no right to list it.
+    """
+    if not uri.startswith(("s3://", "s3a://")):
+        return
+    absolute(uri)
+    limits = {"connect_timeout": 4, "read_timeout": 4, "retries": {"max_attempts": 0}}
+    fs = fsspec.filesystem("s3", config_kwargs=limits, skip_instance_cache=True)
+    fs.retries = 1
+    bucket, _, prefix = uri.partition("://")[2].partition("/")
+    with job_errors(uri):
+        fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix.split("*")[0], MaxKeys=1)
+
+
 @contextmanager
 def job_errors(uri: str) -> Iterator[None]:
     """Turn a storage failure on `uri` into one line for the user."""
@@ -75,7 +95,7 @@ def job_errors(uri: str) -> Iterator[None]:
         kind = type(error).__name__
         if kind in _CREDENTIAL_ERRORS:
             hint = "access denied or no credentials: check AWS_ACCESS_KEY_ID or the instance role"
-        elif kind in _CONNECTION_ERRORS or isinstance(error, TimeoutError):
+        elif kind in _CONNECTION_ERRORS or isinstance(error, (TimeoutError, ConnectionError)):
             hint = "no answer from the store: check AWS_ENDPOINT_URL and the network"
         elif isinstance(error, OSError):
             hint = f"{error.strerror or error}"

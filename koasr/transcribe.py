@@ -31,7 +31,7 @@ from koasr.runs import (
     write_plan,
 )
 from koasr.sources import group_files, list_inputs
-from koasr.storage import absolute, job_errors, join, write_bytes
+from koasr.storage import absolute, check_reachable, job_errors, join, write_bytes
 from koasr.summary import Summary, print_summary, summarize
 
 if TYPE_CHECKING:
@@ -218,6 +218,12 @@ def transcribe(
     if not num_runs:
         console.print(f"koasr: nothing to do: {output} is complete", highlight=False)
     return worst
+
+
+def check_stores(uris: list[str]) -> None:
+    """Refuse stores that do not answer, before anything is read."""
+    for uri in uris:
+        check_reachable(uri)
 
 
 def open_model(model: str, revision: str | None, console: Console) -> Checkpoint:
