@@ -1,0 +1,107 @@
+"""Packs are bounded, the same at every attempt, and survive the trip through Arrow."""
+
+import numpy as np
+import pytest
+from sound import encode, recording, tone
+
+from koasr import packs
+from koasr.packs import (
+    LOADED,
+    PACK,
+    load_pack,
+    loaded_to_table,
+    pack_to_table,
+    plan_packs,
+    table_to_loaded,
+    table_to_pack,
+)
+from koasr.rows import Recording, Reject, Shard
+
+SHARD = Shard("s3://bucket/a.tar", "etag", 1, "tar")
+FLAC = encode(tone(10.0))
+
+
+def make(index: int, audio: bytes = FLAC) -> Recording:
+    return Recording(f"id{index}", SHARD.uri, f"{index}.flac", "etag", audio, "가", {"spk": "1"})
+
+
+def plan(items: list[Recording | Reject]) -> list[packs.Pack]:
+    return list(plan_packs(items, SHARD, "name"))
+
+
+def test_packs_hold_at_most_their_seconds_and_keep_the_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packs, "PACK_SECONDS", 35)
+    planned = plan([make(i) for i in range(8)])
+    assert [len(pack.recordings) for pack in planned] == [3, 3, 2]
+    assert [r.recording_id for p in planned for r in p.recordings] == [f"id{i}" for i in range(8)]
+    assert [pack.header.is_last for pack in planned] == [False, False, True]
+    assert planned == plan([make(i) for i in range(8)])
+    assert len({pack.header.pack_id for pack in planned}) == 3
+
+
+def test_packs_hold_at_most_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "MAX_PACK_BYTES", 2 * len(FLAC))
+    assert [len(pack.recordings) for pack in plan([make(i) for i in range(5)])] == [2, 2, 1]
+
+
+def test_an_empty_shard_is_one_empty_pack() -> None:
+    (pack,) = plan([])
+    assert pack.header.is_whole_shard
+    assert pack.header.num_recordings == 0
+
+
+def test_rejects_count_as_recordings() -> None:
+    unread = Reject("id9", SHARD.uri, "9", "etag", "read", "too_large", "found 2 GiB")
+    (pack,) = plan([make(0), unread])
+    assert pack.header.num_recordings == 2
+    (loaded,) = load_pack(pack, 320)
+    assert loaded.rejects == [unread]
+
+
+def test_a_long_recording_comes_in_pieces_and_is_counted_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packs, "PACK_SECONDS", 30)
+    noise = np.random.default_rng(0).normal(0, 3000, 16_000 * 100).astype(np.int16)
+    for second in range(10, 100, 10):
+        noise[second * 16_000 : second * 16_000 + 8_000] = 0
+    (pack,) = plan([make(0, encode(noise))])
+    pieces = list(load_pack(pack, 320))
+    assert len(pieces) > 3
+    assert [piece.header.piece for piece in pieces] == list(range(len(pieces)))
+    assert [piece.header.is_last_piece for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert [piece.header.num_recordings for piece in pieces] == [1] + [0] * (len(pieces) - 1)
+    segments = [segment for piece in pieces for segment in piece.segments]
+    assert np.array_equal(np.concatenate([s.samples for s in segments]), noise)
+    starts = np.cumsum([0] + [len(s.samples) for s in segments[:-1]])
+    assert [s.start for s in segments] == starts.tolist()
+
+
+def test_a_recording_that_fails_leaves_its_neighbours_alone() -> None:
+    (pack,) = plan([make(0), make(1, b"text"), make(2)])
+    (loaded,) = load_pack(pack, 320)
+    assert [r.recording_id for r in loaded.recordings] == ["id0", "id2"]
+    (bad,) = loaded.rejects
+    assert (bad.recording_id, bad.stage, bad.reason) == ("id1", "load", "unsupported_format")
+    assert bad.size_bytes == 4
+    assert len(bad.sha256) == 64
+
+
+def test_packs_survive_the_trip_through_arrow() -> None:
+    odd = recording(FLAC, offset_s=1.5, duration_s=None, raw_pcm=False, metadata={"a": "b"})
+    (pack,) = plan([make(0), odd, make(1, b"text")])
+    table = pack_to_table(pack)
+    assert table.schema.equals(PACK)
+    assert table_to_pack(table) == pack
+    (loaded,) = load_pack(pack, 320)
+    table = loaded_to_table(loaded)
+    assert table.schema.equals(LOADED)
+    back = table_to_loaded(table)
+    assert back.header == loaded.header
+    assert back.recordings == loaded.recordings
+    assert (back.infos, back.rejects, back.owners) == (loaded.infos, loaded.rejects, loaded.owners)
+    for one, other in zip(back.segments, loaded.segments, strict=True):
+        assert one.start == other.start
+        assert np.array_equal(one.samples, other.samples)
