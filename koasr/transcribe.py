@@ -123,7 +123,8 @@ def _execute(run: Run, checkpoint: Checkpoint, options: Options, console: Consol
         highlight=False,
     )
     records = []
-    total_bytes = sum(shard.size_bytes for shard in plan.values())
+    committed = list_committed(run.output)
+    total_bytes = sum(shard.size_bytes for name, shard in plan.items() if name not in committed)
     with RunProgress(console, total_bytes=total_bytes, num_shards=len(plan)) as progress:
         for event in job.execute(run, checkpoint, compute):
             if isinstance(event, job.Receipt):

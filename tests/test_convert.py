@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import children
+import numpy as np
 import pytest
 import s3fs
 import torch
@@ -27,8 +28,10 @@ from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
 from koasr.checkpoint import open_checkpoint, stage_checkpoint
 from koasr.convert import convert, run_apart
 from koasr.errors import JobError
+from koasr.model import AcousticModel
 from koasr.model_description import read_tokenizer
 from koasr.model_files import ModelFolder
+from koasr.recognize import recognize
 from koasr.rewrite import rewrite
 
 
@@ -98,9 +101,13 @@ def test_the_seed_in_full_size_converts(tmp_path: Path) -> None:
     (seed / "pytorch_model.bin").unlink()
     checkpoint = open_checkpoint(str(tmp_path / "out"))
     assert len(checkpoint.tokens) == 1207
-    found = logits(tmp_path / "out")
-    assert found.shape == (checkpoint.num_frames(32_000), 1207)
-    assert bool(found.isfinite().all())
+    model = AcousticModel(checkpoint, stage_checkpoint(checkpoint))
+    rng = np.random.default_rng(0)
+    lengths = (48_000, 32_000)
+    segments = [rng.normal(0, 3000, length).astype(np.int16) for length in lengths]
+    for length, path in zip(lengths, recognize(model, segments, batch_seconds=10), strict=True):
+        assert path is not None
+        assert len(path.token_ids) == checkpoint.num_frames(length)
     # pytest keeps the folders of three runs, and this one is 4 GB.
     shutil.rmtree(tmp_path / "out")
 

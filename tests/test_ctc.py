@@ -1,5 +1,6 @@
 """Collapse and words, on paths short enough to check on paper."""
 
+import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,15 @@ def words(path: list[int], alphabet: Alphabet | None = None) -> list[str]:
 )
 def test_words_of_a_path(path: list[int], expected: list[str]) -> None:
     assert words(path) == expected
+
+
+def test_a_jamo_vocabulary_comes_out_as_nfc_syllables() -> None:
+    letters = unicodedata.normalize("NFD", "한국어 말")
+    alphabet = Alphabet(tokens=("[PAD]", "|", "[UNK]", *sorted(set(letters) - {" "})))
+    path = [alphabet.tokens.index("|" if letter == " " else letter) for letter in letters]
+    found = words([token for token in path for _ in range(2)], alphabet)
+    assert found == ["한국어", "말"]
+    assert all(unicodedata.is_normalized("NFC", word) for word in found)
 
 
 def test_a_vocabulary_without_delimiter_gives_one_word() -> None:

@@ -1,13 +1,14 @@
 """The path from samples to best paths, against transformers' own forward and against itself."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from checkpoints import tiny, tiny_group_norm, tiny_jamo
 from numpy.typing import NDArray
 from transformers import AutoFeatureExtractor, Wav2Vec2ForCTC
 
@@ -94,6 +95,26 @@ def test_batch_mates_do_not_change_a_path(
     few = waveforms[::3]
     alone = [path for w in few for path in recognize(model, [w], batch_seconds=0.1)]
     agree(alone, recognize(model, few, batch_seconds=batch_seconds))
+
+
+@pytest.mark.parametrize("write", [tiny, tiny_jamo, tiny_group_norm])
+def test_any_kind_of_checkpoint_is_the_same_alone_and_in_a_batch(
+    write: Callable[[Path], Path], waveforms: list[NDArray[np.int16]], tmp_path: Path
+) -> None:
+    directory = write(tmp_path / "model")
+    other = AcousticModel(open_checkpoint(str(directory)), directory)
+    few = [*waveforms[:6], waveforms[0].copy()]
+    alone = [path for w in few for path in recognize(other, [w], batch_seconds=0.1)]
+    agree(alone, recognize(other, few, batch_seconds=60))
+    reference = Wav2Vec2ForCTC.from_pretrained(directory, dtype=torch.float32).eval()
+    extractor = AutoFeatureExtractor.from_pretrained(directory)
+    for samples, path in zip(few, alone, strict=True):
+        assert path is not None
+        waveform = samples.astype(np.float32) / 32_768
+        features = extractor(waveform, sampling_rate=16_000, return_tensors="pt")
+        with torch.inference_mode():
+            logits = reference(features.input_values).logits[0]
+        assert path.spans == collapse(logits.argmax(-1).numpy(), other.checkpoint.blank_id)
 
 
 def test_order_does_not_change_a_path(

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from checkpoints import seed_2022, tiny, tiny_group_norm
 from rich.console import Console
 from sound import encode, tone
 from test_sources import write_tar
@@ -23,6 +24,7 @@ from test_sources import write_tar
 from koasr import job
 from koasr.audio import load_waveform
 from koasr.checkpoint import open_checkpoint
+from koasr.convert import convert
 from koasr.errors import JobError
 from koasr.metrics import ErrorCounts, count_errors
 from koasr.options import Options
@@ -30,7 +32,7 @@ from koasr.readers import read_recordings
 from koasr.rows import Recording
 from koasr.runs import Run, list_committed, read_plan, read_record, write_plan
 from koasr.sources import list_shards
-from koasr.transcribe import settle_compute, transcribe
+from koasr.transcribe import open_model, settle_compute, transcribe
 from koasr.transcripts import REJECTS, TRANSCRIPTS
 
 ROOT = Path(__file__).parent.parent
@@ -47,10 +49,12 @@ BAD = {
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def run(inputs: list[str], output: Path | str, **options: Any) -> tuple[int, str]:
+def run(
+    inputs: list[str], output: Path | str, *, model: str = MODEL, **options: Any
+) -> tuple[int, str]:
     """The job in this process: its exit code, and what it printed."""
     console = Console(record=True, width=120, force_terminal=False)
-    checkpoint = open_checkpoint(MODEL)
+    checkpoint = open_checkpoint(model)
     code = transcribe(inputs, str(output), checkpoint, Options(**options), console)
     return code, console.export_text()
 
@@ -297,6 +301,33 @@ def test_a_killed_run_goes_on_and_loses_nothing(tmp_path: Path) -> None:
     )
     assert ours == theirs
     assert [row["source_key"] for row in rows(output, "rejects")] == ["bad.wav"]
+
+
+def test_the_seeds_small_twin_converts_loads_and_transcribes(tmp_path: Path) -> None:
+    convert(str(seed_2022(tmp_path / "seed", small=True)), out=str(tmp_path / "model"))
+    model, output = str(tmp_path / "model"), tmp_path / "out"
+    assert run([str(SPEECH / "kspon")], output, model=model)[0] == 0
+    assert len({row["recording_id"] for row in rows(output)}) == 6
+    assert not any(token in row["text"] for row in rows(output) for token in ("[", "<", "|"))
+
+
+def test_a_group_norm_checkpoint_is_told_and_runs(tmp_path: Path) -> None:
+    console = Console(record=True, width=200)
+    model = str(tiny_group_norm(tmp_path / "model"))
+    open_model(model, None, console)
+    assert "group norm" in console.export_text()
+    assert run([str(SPEECH / "kspon")], tmp_path / "out", model=model)[0] == 0
+    assert len(rows(tmp_path / "out")) == 6
+
+
+def test_what_an_actor_refuses_is_one_line(tmp_path: Path) -> None:
+    model = tiny(tmp_path / "model")
+    checkpoint = open_checkpoint(str(model))
+    (model / "vocab.json").write_text("{}")
+    with pytest.raises(JobError) as failure:
+        transcribe([str(SPEECH / "kspon")], str(tmp_path / "out"), checkpoint, Options(), Console())
+    assert "\n" not in str(failure.value)
+    assert "vocab.json" in str(failure.value)
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 4, 16, 96])
