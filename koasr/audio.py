@@ -21,6 +21,7 @@ MAX_CHANNELS = 32
 SAMPLE_RATES = (4_000, 384_000)
 """Hz. libsndfile takes 1 Hz too, and resampling that would make 16,000 samples of each."""
 
+_TOO_LONG = f"wanted at most {MAX_DURATION_S:.0f} s"
 _BLOCK_FRAMES = 1 << 16
 _WAV_CODECS = {1: "PCM", 3: "float", 0xFFFE: "extensible"}
 _STREAMED_WAV_SIZES = (0xFFFFFFFF, 0xFFFFFFF0, 0x7FFFFFFF, 0x7FFFFFF0)
@@ -118,6 +119,14 @@ def _open(data: io.BytesIO) -> soundfile.SoundFile:
     return file
 
 
+def _check_duration(recording: Recording, file: soundfile.SoundFile) -> None:
+    """Refuse what its header says is too long, before hours of it are decoded."""
+    if file.format in ("WAV", "WAVEX") or _knows_length(file):
+        seconds = file.frames / file.samplerate - recording.offset_s
+        if min(seconds, recording.duration_s or seconds) > MAX_DURATION_S:
+            raise RecordingError("too_long", f"found {seconds:.0f} s, {_TOO_LONG}")
+
+
 def _knows_length(file: soundfile.SoundFile) -> bool:
     """Whether the header counts the frames. FLAC from a pipe says 0, MP3 and Ogg are estimates."""
     return bool(file.format == "FLAC" and 0 < file.frames < 1 << 36)
@@ -171,7 +180,7 @@ def _decode(recording: Recording, data: io.BytesIO, file: soundfile.SoundFile) -
         for block in _blocks(data, file, wanted):
             done += len(block)
             if done > MAX_DURATION_S * rate:
-                raise RecordingError("too_long", f"wanted at most {MAX_DURATION_S:.0f} s")
+                raise RecordingError("too_long", _TOO_LONG)
             waveform = block.mean(axis=1, dtype=np.float32)
             if not np.isfinite(waveform).all():
                 at = (done - len(block) + int(np.argmin(np.isfinite(waveform)))) / rate
@@ -193,6 +202,8 @@ def _decode_pcm(recording: Recording) -> Iterator[Samples]:
     length = len(samples)
     if recording.duration_s is not None:
         length = round(recording.duration_s * SAMPLE_RATE)
+    if min(length, len(samples) - start) > MAX_DURATION_S * SAMPLE_RATE:
+        raise RecordingError("too_long", _TOO_LONG)
     yield samples[start : start + length].astype(np.int16)
 
 
@@ -209,6 +220,7 @@ def stream_audio(recording: Recording) -> tuple[AudioInfo, Iterator[Samples]]:
         return AudioInfo(SAMPLE_RATE, 1), _decode_pcm(recording)
     data = io.BytesIO(recording.audio)
     file = _open(data)
+    _check_duration(recording, file)
     return AudioInfo(file.samplerate, file.channels), _decode(recording, data, file)
 
 

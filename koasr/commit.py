@@ -8,7 +8,8 @@ import dataclasses
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -18,8 +19,16 @@ from koasr import __version__
 from koasr.errors import JobError
 from koasr.metrics import ErrorCounts, count_errors
 from koasr.packs import Header
-from koasr.runs import RECORD_KEY, Run, to_parquet
-from koasr.storage import join, list_files, read_bytes, remove_tree, transient_errors, write_bytes
+from koasr.runs import RECORD_KEY, Run, read_record, to_parquet
+from koasr.storage import (
+    exists,
+    join,
+    list_files,
+    read_bytes,
+    remove_tree,
+    transient_errors,
+    write_bytes,
+)
 
 
 def encode_tables(header: Header, transcripts: pa.Table, rejects: pa.Table) -> bytes:
@@ -48,12 +57,52 @@ def staged_key(header: Header) -> str:
     """Name of a staged pack, from which alone a later run sees what is there.
 
     Example:
-        >>> staged_key(Header("name", "uri", "etag", 3, True, 10, 99))
-        '000003-0000-last-end'
+        >>> staged_key(Header("name", "uri", "etag", "5d41402a", 3, True, 10, 99))
+        '000003-0000-last-end-5d41402a'
     """
     pack = "last" if header.is_last else "more"
     piece = "end" if header.is_last_piece else "piece"
-    return f"{header.index:06d}-{header.piece:04d}-{pack}-{piece}"
+    return f"{header.index:06d}-{header.piece:04d}-{pack}-{piece}-{header.members}"
+
+
+class ShardPacks:
+    """Which packs of one shard are staged, by their keys alone."""
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self._packs: dict[int, dict[str, set[str]]] = {}
+        for key in keys:
+            self.add(key)
+
+    def add(self, key: str) -> None:
+        """Take in one key. A pack that holds other recordings than before takes its place."""
+        index, _, _, _, members = key.split("-")
+        packs = self._packs.get(int(index), {})
+        self._packs[int(index)] = {members: packs.get(members, set()) | {key}}
+
+    def complete(self) -> dict[int, str]:
+        """Index and members of the packs of which every piece is there."""
+        found = {}
+        for index, packs in self._packs.items():
+            for members, keys in packs.items():
+                pieces = sorted(key.split("-")[1:4] for key in keys)
+                in_order = [int(piece) for piece, _, _ in pieces] == list(range(len(pieces)))
+                if in_order and pieces[-1][2] == "end":
+                    found[index] = members
+        return found
+
+    def without_partial(self) -> "ShardPacks":
+        """The complete packs alone: of the others every piece is made again."""
+        complete = self.complete()
+        return ShardPacks(key for i in complete for key in self._packs[i][complete[i]])
+
+    def all_keys(self) -> list[str] | None:
+        """Keys of the whole shard in order; None while a pack or piece is missing."""
+        complete = self.complete()
+        ends = [i for i in complete if any("-last-" in k for k in self._packs[i][complete[i]])]
+        if not ends or not set(range(min(ends) + 1)) <= complete.keys():
+            return None
+        indices = range(min(ends) + 1)
+        return sorted(key for i in indices for key in self._packs[i][complete[i]])
 
 
 def list_staged(run: Run) -> dict[str, set[str]]:
@@ -72,31 +121,43 @@ def stage_pack(run: Run, header: Header, data: bytes) -> None:
         write_bytes(place, data)
 
 
-def read_staged(run: Run, name: str) -> list[bytes]:
-    """Every staged pack of a shard, in order."""
-    with transient_errors(run.staged(name)):
-        files = list_files(run.staged(name))
-        return [read_bytes(file.uri) for file in files if file.uri.endswith(".arrows")]
+def read_staged(run: Run, name: str, keys: Iterable[str]) -> list[bytes]:
+    """These staged packs of a shard; empty if another attempt has cleared them."""
+    found = []
+    for key in keys:
+        try:
+            with transient_errors(run.staged(name, key)):
+                found.append(read_bytes(run.staged(name, key)))
+        except FileNotFoundError:
+            return []
+    return found
 
 
-def commit_shard(run: Run, packs: Sequence[bytes]) -> dict[str, Any]:
+def commit_shard(run: Run, name: str, packs: Sequence[bytes]) -> dict[str, Any]:
     """Write a shard's rejects, then its transcripts, which commits it.
 
-    A recording whose later piece failed is in the rejects, so its earlier rows are dropped.
+    A shard that is committed already is left as it is: its record is adopted. A recording whose
+    later piece failed is in the rejects, so its earlier rows are dropped.
 
     Args:
         run: Names the objects.
+        name: Name of the shard's output.
         packs: `encode_tables` of every pack of the shard, in order.
 
     Returns:
         The record, as it stands in the footer.
 
     Raises:
-        JobError: Recordings listed are not recordings transcribed and rejected.
+        JobError: A pack is missing, or recordings listed are not those transcribed and rejected.
     """
+    with transient_errors(run.transcripts(name)):
+        if exists(run.transcripts(name)):
+            return read_record(run.transcripts(name))
     decoded = [decode_tables(data) for data in packs]
     headers = [header for header, _, _ in decoded]
-    name = headers[0].shard
+    keys = [staged_key(header) for header in headers]
+    if ShardPacks(keys).all_keys() != keys:
+        raise JobError(f"shard {name}: packs are missing, found {keys}: run it again")
     rejects = pa.concat_tables([table for _, _, table in decoded])
     rejects = _first_of_each(rejects, "recording_id")
     transcripts = pa.concat_tables([table for _, table, _ in decoded])
@@ -108,8 +169,13 @@ def commit_shard(run: Run, packs: Sequence[bytes]) -> dict[str, Any]:
     with transient_errors(run.transcripts(name)):
         for place, table in ((run.rejects(name), rejects), (run.transcripts(name), transcripts)):
             write_bytes(place, to_parquet(table.replace_schema_metadata(metadata)))
-        remove_tree(run.staged(name))
     return record
+
+
+def clear_staged(run: Run, name: str) -> None:
+    """Remove the staged packs of a committed shard; what cannot be removed only takes space."""
+    with suppress(Exception):
+        remove_tree(run.staged(name))
 
 
 def _first_of_each(table: pa.Table, column: str) -> pa.Table:

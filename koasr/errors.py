@@ -1,6 +1,6 @@
 """Two kinds of failure: a bad job stops the run, a bad recording becomes a row in the rejects."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 Reason = Literal[
     "unreadable",
@@ -19,8 +19,6 @@ Reason = Literal[
     "crashed",
 ]
 """Why a recording was rejected: a closed list, so that rejects can be counted and retried by it."""
-
-REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 class JobError(Exception):

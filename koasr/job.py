@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +16,8 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from koasr.checkpoint import Checkpoint, stage_checkpoint
 from koasr.commit import (
+    ShardPacks,
+    clear_staged,
     commit_shard,
     encode_tables,
     list_staged,
@@ -43,12 +45,13 @@ from koasr.transcripts import Provenance, to_tables
 COMMIT_CPUS = 0.05
 
 SHARD = pa.schema([*PLAN, ("staged", pa.list_(pa.string()))])
-TRANSCRIBED = pa.schema(
-    [*HEADER, ("audio_s", pa.float64()), ("num_rejects", pa.int64()), ("tables", pa.large_binary())]
-)
-RECEIPT = pa.schema(
-    [*HEADER, ("audio_s", pa.float64()), ("num_rejects", pa.int64()), ("record", pa.string())]
-)
+_COUNTS = {
+    "audio_s": pa.float64(),
+    "num_rejects": pa.int64(),
+    "num_float32_retries": pa.int64(),
+}
+TRANSCRIBED = pa.schema([*HEADER, *_COUNTS.items(), ("tables", pa.large_binary())])
+RECEIPT = pa.schema([*HEADER, *_COUNTS.items(), ("record", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -83,39 +86,16 @@ class Compute:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What the driver hears of a finished pack. `size_bytes` is encoded, as listed."""
+    """What the driver hears of a finished pack. `size_bytes` is encoded, as listed.
+
+    `num_float32_retries` counts micro-batches that were not finite in half precision.
+    """
 
     audio_s: float
     size_bytes: int
     num_recordings: int
     num_rejects: int
-
-
-@dataclass
-class _Progress:
-    """Which packs of a shard are there."""
-
-    keys: set[str] = field(default_factory=set)
-
-    def add(self, key: str) -> bool:
-        """Take in one staged key; True when the shard is complete."""
-        self.keys.add(key)
-        return self.is_complete()
-
-    def complete_packs(self) -> list[int]:
-        """Indices of packs of which every piece is there."""
-        pieces: dict[int, set[int]] = {}
-        ends: dict[int, int] = {}
-        for key in self.keys:
-            index, piece, _, end = key.split("-")
-            pieces.setdefault(int(index), set()).add(int(piece))
-            if end == "end":
-                ends[int(index)] = int(piece)
-        return [i for i, end in ends.items() if pieces[i] >= set(range(end + 1))]
-
-    def is_complete(self) -> bool:
-        last = {int(key.split("-")[0]) for key in self.keys if "-last-" in key}
-        return bool(last) and set(self.complete_packs()) == set(range(max(last) + 1))
+    num_float32_retries: int
 
 
 def connect() -> None:
@@ -124,7 +104,11 @@ def connect() -> None:
     # (ray-project/ray#53727).
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        try:
+            ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        except ConnectionError as error:
+            address = os.environ.get("RAY_ADDRESS", "this machine")
+            raise JobError(f"no Ray cluster answers at {address}: check RAY_ADDRESS") from error
     # What goes wrong is raised as well; logged, it would stand on the screen twice.
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -135,6 +119,8 @@ def connect() -> None:
     context.retried_map_errors = ["TransientError"]
     context.max_map_retries = 5
     context.actor_init_retry_on_errors = True
+    # A pack of the 1B model takes longer on a CPU than the half hour Ray would wait for progress.
+    context.execution_no_progress_timeout_s = -1
 
 
 def cluster_resources() -> dict[str, float]:
@@ -148,10 +134,10 @@ def cluster_resources() -> dict[str, float]:
 def read_packs(table: pa.Table) -> Iterator[pa.Table]:
     """Columns in: `SHARD`. Columns out: `PACK`, one row a pack that is not staged yet."""
     for row in table.to_pylist():
-        name, staged = row.pop("name"), set(_Progress(set(row.pop("staged"))).complete_packs())
+        name, staged = row.pop("name"), ShardPacks(row.pop("staged")).complete()
         shard = Shard(**{**row, "files": tuple(StoredFile(**file) for file in row["files"])})
         for pack in plan_packs(read_recordings(shard), shard, name):
-            if pack.header.index not in staged:
+            if staged.get(pack.header.index) != pack.header.members:
                 yield pack_to_table(pack)
 
 
@@ -184,12 +170,14 @@ class Transcribe:
         from koasr.recognize import recognize
 
         pack = table_to_loaded(table)
+        retries = self._model.num_float32_retries
         waveforms = [segment.samples for segment in pack.segments]
         paths = recognize(self._model, waveforms, batch_seconds=self._batch_seconds)
         transcripts, rejects = to_tables(pack, paths, self._checkpoint, self._provenance)
         columns = asdict(pack.header) | {
             "audio_s": sum(transcripts["duration_s"].to_pylist()),
             "num_rejects": rejects.num_rows,
+            "num_float32_retries": self._model.num_float32_retries - retries,
             "tables": encode_tables(pack.header, transcripts, rejects),
         }
         return pa.Table.from_pylist([columns], schema=TRANSCRIBED)
@@ -205,7 +193,7 @@ def stage(table: pa.Table, run: Run) -> pa.Table:
         header, tables = header_of(row), row.pop("tables")
         record = None
         if header.is_whole_shard:
-            record = commit_shard(run, [tables])
+            record = commit_shard(run, header.shard, [tables])
         else:
             stage_pack(run, header, tables)
         receipts.append(row | {"record": json.dumps(record) if record else ""})
@@ -213,9 +201,11 @@ def stage(table: pa.Table, run: Run) -> pa.Table:
 
 
 @ray.remote(num_cpus=COMMIT_CPUS, retry_exceptions=[TransientError])  # type: ignore[call-overload, untyped-decorator]
-def commit(run: Run, name: str) -> dict[str, Any]:
-    """Commit a shard whose packs are all staged."""
-    return commit_shard(run, read_staged(run, name))
+def commit(run: Run, name: str, keys: list[str]) -> dict[str, Any]:
+    """Commit a shard whose packs are all staged under these keys."""
+    record = commit_shard(run, name, read_staged(run, name, keys))
+    clear_staged(run, name)
+    return record
 
 
 # --- the chain ------------------------------------------------------------------------------------
@@ -224,13 +214,13 @@ def commit(run: Run, name: str) -> dict[str, Any]:
 def transcribe_shards(
     run: Run,
     todo: dict[str, Shard],
-    staged: dict[str, set[str]],
+    staged: dict[str, list[str]],
     checkpoint: Checkpoint,
     compute: Compute,
 ) -> ray.data.Dataset:
     """The job as one chain: shards in, receipts out."""
     provenance = Provenance(checkpoint.model, checkpoint.revision, run.fingerprint, run.run_id)
-    rows = [asdict(s) | {"name": n, "staged": sorted(staged.get(n, ()))} for n, s in todo.items()]
+    rows = [asdict(s) | {"name": n, "staged": staged.get(n, [])} for n, s in todo.items()]
     return (
         ray.data.from_arrow(pa.Table.from_pylist(rows, schema=SHARD))
         .repartition(target_num_rows_per_block=1)
@@ -301,19 +291,29 @@ def _execute(
     yield from (read_record(committed[name]) for name in plan if name in committed)
     staged = list_staged(run)
     todo = {name: shard for name, shard in plan.items() if name not in committed}
-    progress = {name: _Progress(set(staged.get(name, ()))) for name in todo}
-    commits = [commit.remote(run, n) for n, p in progress.items() if p.is_complete()]
-    left = {n: shard for n, shard in todo.items() if not progress[n].is_complete()}
+    packs = {name: ShardPacks(staged.get(name, ())).without_partial() for name in todo}
+    commits = []
+    for name in todo:
+        if keys := packs[name].all_keys():
+            commits.append(commit.remote(run, name, keys))
+            packs.pop(name)
+    left = {name: todo[name] for name in packs}
     if left:
-        dataset = transcribe_shards(run, left, staged, checkpoint, compute)
+        held = {name: sorted(staged.get(name, ())) for name in left}
+        dataset = transcribe_shards(run, left, held, checkpoint, compute)
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in table.to_pylist():
                 header = header_of(row)
                 yield Receipt(**{f.name: row[f.name] for f in fields(Receipt)})
+                if header.shard not in packs:
+                    continue
+                packs[header.shard].add(staged_key(header))
                 if row["record"]:
+                    packs.pop(header.shard)
                     yield json.loads(row["record"])
-                elif progress[header.shard].add(staged_key(header)):
-                    commits.append(commit.remote(run, header.shard))
+                elif keys := packs[header.shard].all_keys():
+                    packs.pop(header.shard)
+                    commits.append(commit.remote(run, header.shard, keys))
             if commits:
                 done, commits = ray.wait(commits, num_returns=len(commits), timeout=0)
                 yield from ray.get(done)

@@ -27,7 +27,6 @@ _RECORDING = {
     "source_uri": pa.string(),
     "source_key": pa.string(),
     "source_version": pa.string(),
-    "audio": pa.large_binary(),
     "reference": pa.string(),
     "metadata": pa.map_(pa.string(), pa.string()),
     "raw_pcm": pa.bool_(),
@@ -42,6 +41,7 @@ _HEADER: dict[str, pa.DataType] = {
     "shard": pa.string(),
     "uri": pa.string(),
     "version": pa.string(),
+    "members": pa.string(),
     "index": pa.int32(),
     "is_last": pa.bool_(),
     "piece": pa.int32(),
@@ -54,6 +54,8 @@ PACK = pa.schema(
     [
         *HEADER,
         ("recordings", pa.list_(pa.struct(_RECORDING.items()))),
+        ("audio", pa.list_(pa.large_binary())),
+        ("audio_of", pa.list_(pa.int32())),
         ("rejects", pa.list_(pa.struct(_REJECT.items()))),
     ]
 )
@@ -73,7 +75,8 @@ LOADED = pa.schema(
 class Header:
     """Which pack of its shard this is.
 
-    `shard` is the name of the shard's output, `uri` and `version` the shard itself. A long
+    `shard` is the name of the shard's output, `uri` and `version` the shard itself, `members` a
+    hash of the recordings in the pack, so that a staged pack is known by what it holds. A long
     recording's pack comes out of loading in several pieces. `num_recordings` and `size_bytes`
     (encoded) are counted in piece 0 only, so that they can be summed.
     """
@@ -81,6 +84,7 @@ class Header:
     shard: str
     uri: str
     version: str
+    members: str
     index: int
     is_last: bool
     num_recordings: int
@@ -96,7 +100,7 @@ class Header:
     @property
     def pack_id(self) -> str:
         """Stable name: the shard's name holds its uri, etag and fingerprint."""
-        return short_hash(self.shard, str(self.index), str(self.piece))
+        return short_hash(self.shard, self.members, str(self.index), str(self.piece))
 
 
 def header_of(row: dict[str, Any]) -> Header:
@@ -151,11 +155,14 @@ def plan_packs(items: Iterable[Recording | Reject], shard: Shard, name: str) -> 
         if isinstance(item, Reject):
             held.rejects.append(item)
             continue
-        seconds, size = probe_duration_s(item), len(item.audio)
+        seconds = probe_duration_s(item)
+        # Lines of a manifest that cut one file share its bytes.
+        is_shared = bool(held.recordings) and held.recordings[-1].audio is item.audio
+        size = 0 if is_shared else len(item.audio)
         is_full = held.seconds + seconds > PACK_SECONDS or held.size_bytes + size > MAX_PACK_BYTES
         if held.recordings and is_full:
             yield _close(held, shard, name, index, is_last=False)
-            held, index = _Open(), index + 1
+            held, index, size = _Open(), index + 1, len(item.audio)
         held.recordings.append(item)
         held.seconds += seconds
         held.size_bytes += size
@@ -164,7 +171,10 @@ def plan_packs(items: Iterable[Recording | Reject], shard: Shard, name: str) -> 
 
 def _close(held: _Open, shard: Shard, name: str, index: int, *, is_last: bool) -> Pack:
     num_recordings = len(held.recordings) + len(held.rejects)
-    place = (name, shard.uri, shard.version)
+    ids = [item.recording_id for item in held.recordings]
+    ids += [item.recording_id for item in held.rejects]
+    members = short_hash("last" if is_last else "more", *ids)
+    place = (name, shard.uri, shard.version, members)
     header = Header(*place, index, is_last, num_recordings, held.size_bytes)
     return Pack(header, held.recordings, held.rejects)
 
@@ -225,6 +235,10 @@ def load_pack(pack: Pack, samples_per_frame: int) -> Iterator[LoadedPack]:
                 piece.add(recording, info, segment)
         except RecordingError as error:
             piece.rejects.append(reject(recording, "load", error.reason, error.message))
+        # Untrusted bytes fail in more ways than can be named, and one must not stop the run.
+        except Exception as error:
+            message = f"{type(error).__name__}: {error}"
+            piece.rejects.append(reject(recording, "load", "unreadable", message))
     yield piece.close(pack.header, number, is_last=True)
 
 
@@ -242,16 +256,26 @@ def _one_row(schema: pa.Schema, header: Header, **columns: Any) -> pa.Table:
     return pa.table({f.name: pa.array([values[f.name]], f.type) for f in schema}, schema=schema)
 
 
-def _read_recordings(rows: list[dict[str, Any]]) -> list[Recording]:
-    return [Recording(**{**row, "metadata": dict(row["metadata"])}) for row in rows]
+def _read_recordings(rows: list[dict[str, Any]], audio: list[bytes]) -> list[Recording]:
+    return [
+        Recording(**{**row, "metadata": dict(row["metadata"])}, audio=data)
+        for row, data in zip(rows, audio, strict=True)
+    ]
 
 
 def pack_to_table(pack: Pack) -> pa.Table:
-    """A pack as one Arrow row of schema `PACK`."""
+    """A pack as one Arrow row of schema `PACK`; bytes that recordings share are in it once."""
+    audio: list[bytes] = []
+    for recording in pack.recordings:
+        if not audio or audio[-1] is not recording.audio:
+            audio.append(recording.audio)
+    places = {id(data): index for index, data in enumerate(audio)}
     return _one_row(
         PACK,
         pack.header,
         recordings=_recording_rows(pack.recordings),
+        audio=audio,
+        audio_of=[places[id(recording.audio)] for recording in pack.recordings],
         rejects=[dataclasses.asdict(row) for row in pack.rejects],
     )
 
@@ -260,7 +284,8 @@ def table_to_pack(table: pa.Table) -> Pack:
     """The pack of the one row."""
     row = table.to_pylist()[0]
     rejects = [Reject(**columns) for columns in row["rejects"]]
-    return Pack(header_of(row), _read_recordings(row["recordings"]), rejects)
+    audio = [row["audio"][index] for index in row["audio_of"]]
+    return Pack(header_of(row), _read_recordings(row["recordings"], audio), rejects)
 
 
 def loaded_to_table(pack: LoadedPack) -> pa.Table:
@@ -292,7 +317,7 @@ def table_to_loaded(table: pa.Table) -> LoadedPack:
     ]
     return LoadedPack(
         header_of(row),
-        _read_recordings(row["recordings"]),
+        _read_recordings(row["recordings"], [b""] * len(row["recordings"])),
         [AudioInfo(**info) for info in row["infos"]],
         [Reject(**columns) for columns in row["rejects"]],
         [segment["recording"] for segment in row["segments"]],

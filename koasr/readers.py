@@ -1,6 +1,7 @@
 """One shard → its recordings, encoded, in the order they lie in it; nothing goes to disk."""
 
 import json
+import math
 import posixpath
 import tarfile
 from collections.abc import Iterator
@@ -9,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from koasr.errors import Reason
+from koasr.errors import JobError, Reason, TransientError
 from koasr.rows import Recording, Reject, Shard, recording_id
-from koasr.sources import is_audio, trn_path
-from koasr.storage import absolute, join, open_fs, read_bytes, transient_errors
+from koasr.sources import decode_text, is_audio, manifest_entries, resolve
+from koasr.storage import open_fs, read_bytes, transient_errors, version_of
 
 MAX_RECORDING_BYTES = 1 << 30
 _REFERENCE_KEYS = ("text", "sentence", "transcript", "transcription", "reference")
@@ -21,35 +22,60 @@ _PARQUET_BATCH_ROWS = 32
 Item = Recording | Reject
 
 
+class _TarInfo(tarfile.TarInfo):
+    """A header that is damaged or cut short ends the tar with an error.
+
+    tarfile takes such a header, after the first, for the end of the archive.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> "_TarInfo":
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"damaged header at byte {tar.offset}") from error
+
+
 def read_recordings(shard: Shard) -> Iterator[Item]:
     """Every recording of a shard, once; what cannot be read is a reject.
 
+    A shard that vanished, changed or breaks off is one reject for all that could not be read.
+
     Raises:
         TransientError: The store failed in a way that may pass.
+        JobError: The store denied access.
     """
     readers = {"tar": _read_tar, "parquet": _read_parquet, "files": _read_files}
     try:
+        if shard.kind != "files":
+            with transient_errors(shard.uri):
+                if version_of(shard.uri) != shard.version:
+                    message = "changed since it was listed: the next run takes the new version"
+                    yield _unread(shard, "", "unreadable", message)
+                    return
         yield from readers.get(shard.kind, _read_manifest)(shard)
+    except (TransientError, JobError):
+        raise
     except (FileNotFoundError, PermissionError) as error:
         yield _unread(shard, "", "unreadable", f"{type(error).__name__} since it was listed")
+    # Untrusted bytes fail in more ways than can be named; the rest of a shard must not stop a run.
+    except Exception as error:
+        message = f"the rest of it cannot be read: {type(error).__name__}: {error}"
+        yield _unread(shard, "", "unreadable", message)
 
 
 def _unread(shard: Shard, key: str, reason: Reason, message: str, size_bytes: int = 0) -> Reject:
-    name = recording_id(shard.uri, key)
-    return Reject(name, shard.uri, key, shard.version, "read", reason, message[:500], size_bytes)
+    key = _storable(key)
+    name = recording_id(shard.uri, key) if key else f"{recording_id(shard.uri)}/"
+    message = _storable(message)[:500]
+    return Reject(name, shard.uri, key, shard.version, "read", reason, message, size_bytes)
 
 
-def decode_text(data: bytes) -> str:
-    """Text of a reference file: UTF-8, else cp949, which older Korean corpora use."""
-    try:
-        return data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        return data.decode("cp949", "replace").strip()
-
-
-def _printable(name: str) -> str:
-    """A member name that is not UTF-8 as text that can be stored, each odd byte escaped."""
-    return name.encode("utf-8", "backslashreplace").decode()
+def _storable(text: str) -> str:
+    """Text that Parquet takes: what is not Unicode (an EUC-KR name, half a pair) is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def split_columns(columns: dict[str, Any]) -> tuple[str | None, dict[str, str]]:
@@ -60,45 +86,56 @@ def split_columns(columns: dict[str, Any]) -> tuple[str | None, dict[str, str]]:
         ('안녕', {'speaker': '3'})
     """
     key = next((k for k in _REFERENCE_KEYS if isinstance(columns.get(k), str)), None)
-    reference = columns[key] if key else None
+    reference = _storable(columns[key]) if key else None
     rest = {k: v for k, v in columns.items() if k != key and isinstance(v, str | int | float)}
-    return reference, {k: str(v) for k, v in rest.items()}
+    return reference, {_storable(k): _storable(str(v)) for k, v in rest.items()}
+
+
+def _stem(name: str) -> str:
+    """Folder and name up to the first dot: what WebDataset calls the key."""
+    folder, separator, base = name.rpartition("/")
+    return folder + separator + base.split(".", 1)[0]
 
 
 def _read_tar(shard: Shard) -> Iterator[Item]:
     """WebDataset groups: members that follow each other and share the name up to the first dot."""
     fs, path = open_fs(shard.uri)
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
+    group: dict[str, bytes | int] = {}
     with transient_errors(shard.uri):
         file = fs.open(path, "rb", block_size=8 << 20)
     with file, transient_errors(shard.uri):
-        group: dict[str, tarfile.TarInfo | bytes] = {}
-        stem = None
         try:
-            with tarfile.open(fileobj=file, mode="r|*") as tar:
+            with tarfile.open(fileobj=file, mode="r|*", tarinfo=_TarInfo) as tar:
                 for member in tar:
                     if not member.isfile():
                         continue
-                    folder, _, name = member.name.rpartition("/")
-                    if (folder, name.split(".", 1)[0]) != stem:
-                        yield from _tar_group(shard, group, seen)
-                        stem, group = (folder, name.split(".", 1)[0]), {}
-                    name = _printable(member.name)
-                    if is_audio(name) and name in (seen | group.keys()):
-                        message = "a second member of this name in the tar"
-                        yield _unread(shard, f"{name}#2", "duplicate_key", message, member.size)
-                    elif member.size > MAX_RECORDING_BYTES:
-                        group[name] = member
+                    name = _storable(member.name)
+                    if group and _stem(name) != _stem(next(iter(group))):
+                        yield from _tar_group(shard, group)
+                        group = {}
+                    if is_audio(name) and name in seen:
+                        seen[name] += 1
+                        message = "another member of this name in the tar"
+                        key = f"{name}#{seen[name]}"
+                        yield _unread(shard, key, "duplicate_key", message, member.size)
+                        continue
+                    if is_audio(name):
+                        seen[name] = 1
+                    if is_audio(name) and member.size > MAX_RECORDING_BYTES:
+                        group[name] = member.size
                     elif is_audio(name) or name.endswith((".txt", ".json")):
                         group[name] = _member_bytes(tar, member)
-        except (tarfile.ReadError, EOFError) as error:
-            yield from _tar_group(shard, group, seen)
-            yield _unread(shard, "", "truncated", f"the tar ends early or is no tar: {error}")
+        except (tarfile.TarError, EOFError) as error:
+            yield from _tar_group(shard, group)
+            yield _unread(shard, "", "truncated", f"the tar breaks off or is no tar: {error}")
             return
-        yield from _tar_group(shard, group, seen)
+        yield from _tar_group(shard, group)
 
 
 def _member_bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > MAX_RECORDING_BYTES:
+        return b""
     handle = tar.extractfile(member)
     data = handle.read() if handle else b""
     if len(data) != member.size:
@@ -106,33 +143,39 @@ def _member_bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return data
 
 
-def _tar_group(
-    shard: Shard, group: dict[str, tarfile.TarInfo | bytes], seen: set[str]
-) -> Iterator[Item]:
+def _sidecar_columns(group: dict[str, bytes | int], audio: str) -> dict[str, Any]:
+    """Columns of the sidecars of one audio member: of its own stem if there are, else the group's.
+
+    `a.1.flac` and `a.2.flac` are one group by their first dot, and have a `.txt` each.
+    """
+    sidecars = {n: d for n, d in group.items() if not is_audio(n) and isinstance(d, bytes)}
+    own = {
+        n: d for n, d in sidecars.items() if posixpath.splitext(n)[0] == audio.rpartition(".")[0]
+    }
     columns: dict[str, Any] = {}
-    for name, data in group.items():
-        if name.endswith(".json") and isinstance(data, bytes):
-            try:
-                columns |= json.loads(data)
-            except (ValueError, TypeError):
-                columns["sidecar"] = "unreadable json"
-    for name, data in group.items():
-        if name.endswith(".txt") and isinstance(data, bytes):
+    for name, data in sorted((own or sidecars).items()):
+        if name.endswith(".txt"):
             columns["text"] = decode_text(data)
-    reference, metadata = split_columns(columns)
+            continue
+        try:
+            columns = {**dict(json.loads(data)), **columns}
+        except (ValueError, TypeError):
+            columns["sidecar"] = "unreadable json"
+    return columns
+
+
+def _tar_group(shard: Shard, group: dict[str, bytes | int]) -> Iterator[Item]:
     for name, data in group.items():
         if not is_audio(name):
             continue
-        seen.add(name)
-        if not isinstance(data, bytes):
-            message = f"found {data.size} bytes, wanted at most {MAX_RECORDING_BYTES}"
-            yield _unread(shard, name, "too_large", message, data.size)
+        if isinstance(data, int):
+            message = f"found {data} bytes, wanted at most {MAX_RECORDING_BYTES}"
+            yield _unread(shard, name, "too_large", message, data)
             continue
-        identity = recording_id(shard.uri, name)
+        reference, metadata = split_columns(_sidecar_columns(group, name))
         raw_pcm = name.lower().endswith(".pcm")
-        yield Recording(
-            identity, shard.uri, name, shard.version, data, reference, metadata, raw_pcm
-        )
+        place = (recording_id(shard.uri, name), shard.uri, name, shard.version)
+        yield Recording(*place, data, reference, metadata, raw_pcm)
 
 
 def _audio_column(schema: pa.Schema) -> str | None:
@@ -142,34 +185,52 @@ def _audio_column(schema: pa.Schema) -> str | None:
     return next((c.name for c in schema if pa.types.is_binary(c.type) and c.name == "audio"), None)
 
 
+class _Watched:
+    """A stored file whose own failures are told from those that Parquet finds in its bytes."""
+
+    closed = False
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        fs, path = open_fs(uri)
+        with transient_errors(uri):
+            self._file = fs.open(path, "rb")
+
+    def read(self, size: int = -1) -> bytes:
+        with transient_errors(self._uri):
+            return bytes(self._file.read(size))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+        self.closed = True
+
+
 def _read_parquet(shard: Shard) -> Iterator[Item]:
     """Rows as the Hugging Face hub has them: a column `audio` of struct<bytes, path>."""
-    fs, path = open_fs(shard.uri)
-    with transient_errors(shard.uri):
-        file = fs.open(path, "rb")
-    with file, transient_errors(shard.uri):
-        try:
-            parquet = pq.ParquetFile(file)
-            audio_column = _audio_column(parquet.schema_arrow)
-        except pa.ArrowInvalid as error:
-            yield _unread(shard, "", "unreadable", f"not a Parquet file: {error}")
-            return
-        if audio_column is None:
-            found = ", ".join(parquet.schema_arrow.names)
-            message = f"found columns {found}; wanted one of struct<bytes, path>"
-            yield _unread(shard, "", "unsupported_format", message)
-            return
-        number = 0
-        for batch in parquet.iter_batches(batch_size=_PARQUET_BATCH_ROWS):
-            for row in batch.to_pylist():
-                yield _parquet_row(shard, f"{number}", row.pop(audio_column), row)
-                number += 1
+    parquet = pq.ParquetFile(pa.PythonFile(_Watched(shard.uri), mode="r"))
+    audio_column = _audio_column(parquet.schema_arrow)
+    if audio_column is None:
+        found = ", ".join(parquet.schema_arrow.names)
+        message = f"found columns {found}; wanted one of struct<bytes, path>"
+        yield _unread(shard, "", "unsupported_format", message)
+        return
+    number = 0
+    for batch in parquet.iter_batches(batch_size=_PARQUET_BATCH_ROWS):
+        for row in batch.to_pylist():
+            yield _parquet_row(shard, f"{number}", row.pop(audio_column), row)
+            number += 1
 
 
 def _parquet_row(shard: Shard, key: str, audio: Any, columns: dict[str, Any]) -> Item:
     reference, metadata = split_columns(columns)
     if isinstance(audio, dict):
-        metadata |= {"path": str(audio["path"])} if audio.get("path") else {}
+        metadata |= {"path": _storable(str(audio["path"]))} if audio.get("path") else {}
         audio = audio["bytes"]
     if audio is None:
         return _unread(shard, key, "unreadable", "the row has no audio bytes, only a path")
@@ -178,44 +239,16 @@ def _parquet_row(shard: Shard, key: str, audio: Any, columns: dict[str, Any]) ->
     return Recording(name, shard.uri, key, shard.version, audio, reference, metadata, raw_pcm)
 
 
-def _manifest_entries(shard: Shard) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """Key and columns of each line; None for a line that cannot be read."""
-    with transient_errors(shard.uri):
-        lines = decode_text(read_bytes(shard.uri)).splitlines()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        if shard.kind == "trn":
-            text = line.partition("::")[2].strip()
-            yield f"{number}:{trn_path(line)}", {"audio_filepath": trn_path(line), "text": text}
-            continue
-        try:
-            entry = json.loads(line)
-            key = f"{number}:{entry['audio_filepath']}"
-        except (ValueError, TypeError, KeyError):
-            yield f"{number}:", None
-        else:
-            yield key, entry
-
-
-def _inside(root: str, path: str) -> str | None:
-    """The URI of a manifest's path, None when it leads out of the manifest's own folder."""
-    if "::" in path:
-        return None
-    uri = absolute(path) if "://" in path or path.startswith("/") else join(root, path)
-    scheme, separator, rest = uri.partition("://")
-    uri = f"{scheme}://{posixpath.normpath(rest)}" if separator else posixpath.normpath(uri)
-    return uri if uri.startswith(root.rstrip("/") + "/") else None
-
-
 def _read_manifest(shard: Shard) -> Iterator[Item]:
     """Lines of a JSONL manifest or a `.trn` script; several lines may cut one file."""
     held: tuple[str, bytes] = ("", b"")
-    for key, entry in _manifest_entries(shard):
-        if entry is None:
+    with transient_errors(shard.uri):
+        entries = list(manifest_entries(shard))
+    for key, entry in entries:
+        if not entry:
             yield _unread(shard, key, "unreadable", "not a JSON object with audio_filepath")
             continue
-        uri = _inside(shard.audio_root, str(entry.pop("audio_filepath")))
+        uri = resolve(shard.audio_root, str(entry.pop("audio_filepath")))
         if uri is None:
             message = f"the path leads out of {shard.audio_root}: move the manifest above its audio"
             yield _unread(shard, key, "bad_name", message)
@@ -224,19 +257,27 @@ def _read_manifest(shard: Shard) -> Iterator[Item]:
             try:
                 with transient_errors(uri):
                     held = (uri, read_bytes(uri))
-            except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+            except (FileNotFoundError, PermissionError) as error:
                 yield _unread(shard, key, "unreadable", f"{uri}: {type(error).__name__}")
                 continue
-        yield _cut(shard, key, held[1], uri, entry)
+        yield _cut(shard, _storable(key), held[1], uri, entry)
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not math.isfinite(seconds) or not 0 <= seconds < 1e7:
+        raise ValueError(f"{seconds} s")
+    return seconds
 
 
 def _cut(shard: Shard, key: str, audio: bytes, uri: str, entry: dict[str, Any]) -> Item:
     offset, duration = entry.get("offset"), entry.get("duration")
     try:
-        offset_s = float(offset or 0.0)
-        duration_s = None if duration is None else float(duration)
+        offset_s = _seconds(offset or 0.0)
+        duration_s = None if duration is None else _seconds(duration)
     except (TypeError, ValueError):
-        return _unread(shard, key, "unreadable", "offset and duration are not numbers of seconds")
+        message = "offset and duration are not numbers of seconds from 0 on"
+        return _unread(shard, key, "unreadable", message)
     reference, metadata = split_columns(entry)
     return Recording(
         recording_id(shard.uri, key),
@@ -278,7 +319,7 @@ def _read_files(shard: Shard) -> Iterator[Item]:
             with transient_errors(file.uri):
                 audio = read_bytes(file.uri)
             reference = _reference(file.reference_uri, file.uri, held)
-        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        except (FileNotFoundError, PermissionError) as error:
             message = f"{type(error).__name__} since it was listed"
             yield Reject(name, file.uri, "", file.version, "read", "unreadable", message)
             continue

@@ -10,6 +10,9 @@ from koasr.errors import Reason
 SAMPLE_RATE = 16_000
 """Hz. What wav2vec 2.0 models hear, and so the only rate after loading."""
 
+SCHEMA_VERSION = 1
+"""Of the output's columns; part of the fingerprint."""
+
 Kind = Literal["tar", "parquet", "manifest", "trn", "files"]
 
 

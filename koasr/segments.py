@@ -76,26 +76,34 @@ def _quietest(samples: Samples, low: int, high: int) -> tuple[int, bool]:
     return index * _HOP + _PAUSE_HOPS * _HOP // 2, is_pause
 
 
-def _find_cut(samples: Samples, ended: bool) -> int | None:
-    """Where the segment at the front ends, in samples; None to wait for more audio.
+class _Cutter:
+    """Looks for the end of the segment at the front: in [12 s, 20 s], then in 8 s steps beyond.
 
-    Looks in [12 s, 20 s], then in 8 s steps beyond, for a pause. A step is judged only when all
-    of it has been heard, so cuts do not depend on how the audio was sliced on its way here.
+    A step is judged only when all of it has been heard, so cuts do not depend on how the audio was
+    sliced on its way here; and once only, so speech without a pause costs no more than other.
     """
-    low, high = MIN_SEGMENT, MAX_SEGMENT
-    while True:
-        if len(samples) < high + MIN_TAIL:
-            if not ended:
-                return None
-            if len(samples) <= max(MAX_SEGMENT, low + MIN_TAIL + _PAUSE_HOPS * _HOP):
+
+    def __init__(self) -> None:
+        self._low, self._high = MIN_SEGMENT, MAX_SEGMENT
+
+    def find(self, samples: Samples, ended: bool) -> int | None:
+        """Where the segment ends, in samples; None to wait for more audio."""
+        while True:
+            low, high = self._low, self._high
+            is_rest = len(samples) < high + MIN_TAIL
+            if is_rest:
+                if not ended:
+                    return None
+                if len(samples) <= max(MAX_SEGMENT, low + MIN_TAIL + _PAUSE_HOPS * _HOP):
+                    return len(samples)
+                high = len(samples) - MIN_TAIL
+            cut, is_pause = _quietest(samples, low, high)
+            if is_pause or high >= MAX_UNBROKEN:
+                return cut
+            if is_rest:
                 return len(samples)
-            high = len(samples) - MIN_TAIL
-        cut, is_pause = _quietest(samples, low, high)
-        if is_pause or high >= MAX_UNBROKEN:
-            return cut
-        if high == len(samples) - MIN_TAIL and ended:
-            return len(samples)
-        low, high = high - _PAUSE_HOPS * _HOP, min(high + MAX_SEGMENT - MIN_SEGMENT, MAX_UNBROKEN)
+            self._low = high - _PAUSE_HOPS * _HOP
+            self._high = min(high + MAX_SEGMENT - MIN_SEGMENT, MAX_UNBROKEN)
 
 
 def cut_segments(blocks: Iterable[Samples], samples_per_frame: int) -> Iterator[Segment]:
@@ -112,11 +120,12 @@ def cut_segments(blocks: Iterable[Samples], samples_per_frame: int) -> Iterator[
     start = 0
     stream = iter(blocks)
     ended = False
+    cutter = _Cutter()
     while not ended or len(held):
-        cut = _find_cut(held, ended) if len(held) else None
+        cut = cutter.find(held, ended) if len(held) else None
         if cut is None:
             parts = [held]
-            # Gathered by the second, since each look at the buffer costs its whole length.
+            # Gathered by the second, since joining costs the length of what is held.
             while sum(map(len, parts[1:])) < SAMPLE_RATE and not ended:
                 block = next(stream, None)
                 ended = block is None
@@ -127,6 +136,7 @@ def cut_segments(blocks: Iterable[Samples], samples_per_frame: int) -> Iterator[
             cut -= cut % samples_per_frame
         yield Segment(start, held[:cut])
         held, start = held[cut:], start + cut
+        cutter = _Cutter()
 
 
 def plan_windows(num_samples: int, samples_per_frame: int) -> list[Window]:

@@ -2,8 +2,9 @@
 
 import json
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from koasr.errors import JobError
 from koasr.rows import SAMPLE_RATE, Kind, Shard, StoredFile, short_hash
@@ -48,37 +49,47 @@ def is_audio(name: str) -> bool:
     return _extension(name) in BYTES_PER_SECOND
 
 
+def decode_text(data: bytes) -> str:
+    """Text of a reference file: UTF-8, else cp949, which older Korean corpora use."""
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return data.decode("cp949", "replace").strip()
+
+
 def _first_line(file: StoredFile) -> str:
     head = read_bytes(file.uri, start=0, end=min(65_536, file.size_bytes))
-    return head.split(b"\n", 1)[0].decode("utf-8-sig", "replace").strip()
-
-
-def _is_manifest(file: StoredFile) -> bool:
-    try:
-        entry = json.loads(_first_line(file))
-    except ValueError:
-        return False
-    return isinstance(entry, dict) and "audio_filepath" in entry
+    return decode_text(head.split(b"\n", 1)[0])
 
 
 def _kind(file: StoredFile, stems: set[str]) -> Kind | None:
+    """What a file is: by its name where that says enough, else by its first line."""
     name = file.uri.lower()
     if name.endswith(_TAR):
         return "tar"
     if name.endswith(".parquet"):
         return "parquet"
-    if name.endswith(".trn"):
-        return "trn"
     if is_audio(name):
         return "files"
+    # sclite's .trn files, which hold hypotheses, have no `::`.
+    if name.endswith(".trn") and "::" in _first_line(file):
+        return "trn"
     is_sidecar = posixpath.splitext(file.uri)[0] in stems
-    if name.endswith(_MANIFEST) and not is_sidecar and file.size_bytes and _is_manifest(file):
-        return "manifest"
+    if name.endswith(_MANIFEST) and not is_sidecar and file.size_bytes:
+        is_manifest = _json_object(_first_line(file)).get("audio_filepath") is not None
+        return "manifest" if is_manifest else None
     return None
 
 
-def trn_path(line: str) -> str:
-    """The audio path of a line of a `.trn` script, `path.pcm :: text`."""
+def _json_object(line: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _trn_path(line: str) -> str:
     return line.partition("::")[0].strip()
 
 
@@ -89,24 +100,48 @@ def _audio_root(file: StoredFile, kind: Kind, uris: set[str]) -> str:
     """
     here = posixpath.dirname(file.uri)
     if kind == "trn":
-        first = trn_path(_first_line(file))
+        first = _trn_path(_first_line(file))
         parent = posixpath.dirname(here)
         if join(here, first) not in uris and join(parent, first) in uris:
             return parent
     return here
 
 
-def _claimed(shard: Shard) -> Iterable[str]:
-    """URIs of the audio that a manifest names: those are its recordings, not loose files."""
-    for raw in read_bytes(shard.uri).decode("utf-8-sig", "replace").splitlines():
+def manifest_entries(shard: Shard) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Key and columns of each line of a manifest or script; no columns if it cannot be read.
+
+    Lines end at newlines alone: JSON may hold the other characters that Python takes for one.
+    """
+    lines = decode_text(read_bytes(shard.uri)).split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         if shard.kind == "trn":
-            path = trn_path(raw)
+            entry = {"audio_filepath": _trn_path(line), "text": line.partition("::")[2].strip()}
         else:
-            try:
-                path = str(json.loads(raw).get("audio_filepath", ""))
-            except (ValueError, AttributeError):
-                continue
-        yield path if "://" in path else posixpath.normpath(join(shard.audio_root, path))
+            entry = _json_object(line)
+        path = entry.get("audio_filepath")
+        yield (f"{number}:{path}", entry) if isinstance(path, str) else (f"{number}:", {})
+
+
+def resolve(root: str, path: str) -> str | None:
+    """The URI of a manifest's path; None when it leads out of `root` or is no path.
+
+    Example:
+        >>> resolve("s3://bucket/corpus", "./a/../b.flac")
+        's3://bucket/corpus/b.flac'
+        >>> resolve("s3://bucket/corpus", "../secret.flac") is None
+        True
+    """
+    if "\0" in path:
+        return None
+    try:
+        uri = absolute(path) if "://" in path or path.startswith("/") else join(root, path)
+    except JobError:
+        return None
+    scheme, separator, rest = uri.partition("://")
+    uri = f"{scheme}://{posixpath.normpath(rest)}" if separator else posixpath.normpath(uri)
+    return uri if uri.startswith(root.rstrip("/") + "/") else None
 
 
 def _with_references(files: list[StoredFile], uris: set[str]) -> list[StoredFile]:
@@ -120,59 +155,76 @@ def _with_references(files: list[StoredFile], uris: set[str]) -> list[StoredFile
     return found
 
 
-def _list_one(uri: str) -> Listing:
+def _list_one(uri: str) -> tuple[list[StoredFile], set[str]]:
+    """The files that one input names, and the names of all that lie beside them."""
     with job_errors(uri):
-        files = list_files(uri)
-    if not files:
-        raise JobError(f"{uri} holds no files: check the path or the prefix")
-    base = absolute(uri)
-    # References may lie beside the one file that was named.
-    alone = len(files) == 1 and files[0].uri == base
-    beside = list_files(posixpath.dirname(base)) if alone and is_audio(base) else files
-    uris = {file.uri for file in files} | {file.uri for file in beside}
-    stems = {posixpath.splitext(u)[0] for u in uris if is_audio(u)}
+        files = list_files(uri, expand=True)
+        if not files:
+            raise JobError(f"{uri} holds no files: check the path or the prefix")
+        base = absolute(uri)
+        if any(file.uri.startswith(base + "/") for file in files):
+            return files, {file.uri for file in files}
+        # One file or a pattern: references lie beside what it names.
+        folders = {posixpath.dirname(file.uri) for file in files if is_audio(file.uri)}
+        beside = {file.uri for folder in sorted(folders) for file in list_files(folder)}
+        return files, beside | {file.uri for file in files}
+
+
+def _classify(files: Iterable[StoredFile], uris: set[str]) -> Listing:
+    stems = {posixpath.splitext(uri)[0] for uri in uris if is_audio(uri)}
     shards: list[Shard] = []
-    loose: list[StoredFile] = []
+    loose: dict[str, StoredFile] = {}
     ignored: list[str] = []
     for file in files:
         kind = _kind(file, stems)
         if kind is None:
             ignored.append(file.uri)
         elif kind == "files":
-            loose.append(file)
+            loose[file.uri] = file
         else:
             root = _audio_root(file, kind, uris) if kind in ("manifest", "trn") else ""
             shards.append(Shard(file.uri, file.version, file.size_bytes, kind, root))
     claimed: set[str] = set()
-    sizes = {file.uri: file.size_bytes for file in loose}
     for index, shard in enumerate(shards):
         if shard.kind in ("manifest", "trn"):
-            named = set(_claimed(shard))
-            size = sum(sizes.get(uri, 0) for uri in named) or shard.size_bytes
+            paths = (entry.get("audio_filepath") for _, entry in manifest_entries(shard))
+            named = {resolve(shard.audio_root, path) for path in paths if path} & loose.keys()
+            size = sum(loose[uri].size_bytes for uri in named if uri) or shard.size_bytes
             shards[index] = replace(shard, size_bytes=size)
-            claimed |= named
-    loose = _with_references([file for file in loose if file.uri not in claimed], uris)
-    return Listing(tuple(shards), tuple(loose), tuple(ignored))
+            claimed |= {uri for uri in named if uri}
+    unclaimed = [file for uri, file in loose.items() if uri not in claimed]
+    return Listing(tuple(shards), tuple(_with_references(unclaimed, uris)), tuple(ignored))
 
 
-def list_inputs(inputs: Sequence[str]) -> Listing:
+def list_inputs(inputs: Sequence[str], *, without: Sequence[str] = ()) -> Listing:
     """List every input afresh; what two inputs both reach is listed once.
+
+    Audio that a manifest names is the manifest's, and no loose file.
+
+    Args:
+        inputs: Files, prefixes or patterns.
+        without: Prefixes to leave out: those of an output that lies below an input.
 
     Raises:
         JobError: An input that does not exist, cannot be read, or holds nothing to transcribe.
     """
-    shards: dict[str, Shard] = {}
-    files: dict[str, StoredFile] = {}
-    ignored: list[str] = []
+    outside = tuple(prefix + "/" for prefix in without)
+    found: dict[str, list[StoredFile]] = {}
+    uris: set[str] = set()
     for uri in inputs:
-        listing = _list_one(uri)
-        if not listing.shards and not listing.files:
+        files, beside = _list_one(uri)
+        found[uri] = [file for file in files if not file.uri.startswith(outside)]
+        uris |= beside
+    unique = {file.uri: file for files in found.values() for file in files}
+    with job_errors(", ".join(inputs)):
+        listing = _classify(unique.values(), uris)
+    ignored = set(listing.ignored)
+    for uri, files in found.items():
+        if all(file.uri in ignored for file in files):
+            one = next((file.uri for file in files), "nothing")
             wanted = "tar, Parquet, JSONL manifest, .trn, " + ", ".join(sorted(BYTES_PER_SECOND))
-            raise JobError(f"{uri} holds no speech: found {listing.ignored[0]}, wanted {wanted}")
-        shards |= {shard.uri: shard for shard in listing.shards}
-        files |= {file.uri: file for file in listing.files}
-        ignored += listing.ignored
-    return Listing(tuple(shards.values()), tuple(files.values()), tuple(ignored))
+            raise JobError(f"{uri} holds no speech: found {one}, wanted {wanted}")
+    return listing
 
 
 def group_files(files: Iterable[StoredFile]) -> list[Shard]:

@@ -1,5 +1,6 @@
 """Any fsspec URI → open files and fresh listings; failures told apart by who can mend them."""
 
+import errno
 import os
 import posixpath
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from koasr.rows import StoredFile
 
 _S3_CONFIG = {"connect_timeout": 5, "retries": {"mode": "standard", "max_attempts": 3}}
 """A store that does not answer is told within seconds; tasks are retried by Ray on top."""
+
+_NO_SUCH_FILE = {errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+"""Errors of a local path that no retry mends. s3fs uses EINVAL and EBUSY for other things."""
 
 _CREDENTIAL_ERRORS = {"NoCredentialsError", "PartialCredentialsError", "PermissionError"}
 _CONNECTION_ERRORS = {"EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError"}
@@ -99,27 +103,44 @@ def job_errors(uri: str) -> Iterator[None]:
             hint = "no answer from the store: check AWS_ENDPOINT_URL and the network"
         elif isinstance(error, OSError):
             hint = f"{error.strerror or error}"
-        elif kind in {"ParamValidationError", "ValueError"}:
-            hint = "not a valid bucket or path name"
+        elif _is_of_the_store(error) or isinstance(error, ValueError):
+            hint = " ".join(str(error).split())[:200]
         else:
             raise
         raise JobError(f"cannot use {uri}: {hint} ({kind})") from error
 
 
+def _is_of_the_store(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] in {"aiohttp", "aiobotocore", "botocore"}
+
+
 @contextmanager
 def transient_errors(uri: str) -> Iterator[None]:
-    """Inside a task: permanent failures pass as FileNotFoundError or PermissionError, others retry.
+    """Inside a task: what is gone for good passes as FileNotFoundError, what may pass is retried.
 
     A transient failure must never become a row: Ray replays generators and refuses a different
-    count of blocks, and a recording is not bad because the network was.
+    count of blocks, and a recording is not bad because the network was. Nor is it because a token
+    expired: a store that denies access stops the job.
+
+    Raises:
+        FileNotFoundError: It is not there, or its name cannot be.
+        PermissionError: A local file that this user may not read.
+        JobError: A store denied access.
+        TransientError: Anything else that storage raises.
     """
     try:
         yield
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
+    except FileNotFoundError:
         raise
+    except PermissionError as error:
+        if "://" not in uri:
+            raise
+        message = f"{uri}: access denied: check that the credentials are valid and last"
+        raise JobError(message) from error
     except Exception as error:
-        module = type(error).__module__.partition(".")[0]
-        if isinstance(error, OSError) or module in {"aiohttp", "aiobotocore", "botocore"}:
+        if isinstance(error, OSError) and error.errno in _NO_SUCH_FILE:
+            raise FileNotFoundError(f"{uri}: {error.strerror}") from error
+        if isinstance(error, OSError) or _is_of_the_store(error):
             raise TransientError(f"{uri}: {type(error).__name__}: {error}") from error
         raise
 
@@ -136,22 +157,41 @@ def _stored_file(fs: AbstractFileSystem, info: dict[str, Any]) -> StoredFile:
     return StoredFile(uri, version, int(info["size"]))
 
 
-def list_files(uri: str) -> list[StoredFile]:
-    """Every file at or below `uri` (a file, a prefix or a glob), in the order of their names.
+def list_files(uri: str, *, expand: bool = False) -> list[StoredFile]:
+    """Every file at or below `uri`, in the order of their names.
+
+    Args:
+        uri: A file or a prefix.
+        expand: Take `*`, `?` and `[` for a pattern where no such path exists.
 
     Returns:
         Empty when there is nothing. Hidden files (a path part that starts with `.` below the
         prefix) are left out.
+
+    Raises:
+        OSError: A folder that cannot be read: its recordings must not vanish without a word.
     """
     fs, path = open_fs(uri)
     fs.invalidate_cache()
-    if any(character in path for character in "*?["):
-        infos = list(fs.glob(path, detail=True).values())
-        infos = [info for info in infos if info["type"] == "file"]
+    is_local = "file" in fs.protocol
+    if expand and any(character in path for character in "*?[") and not fs.exists(path):
+        infos = [i for i in fs.glob(path, detail=True).values() if i["type"] == "file"]
+        root = posixpath.dirname(path.partition("*")[0].partition("?")[0].partition("[")[0])
+    elif is_local and not os.path.exists(path):
+        return []
     else:
-        infos = list(fs.find(path, detail=True).values())
-    visible = [i for i in infos if "/." not in i["name"][len(path.rstrip("/")) :]]
+        infos = list(
+            fs.find(path, detail=True, **({"on_error": "raise"} if is_local else {})).values()
+        )
+        root = path
+    visible = [info for info in infos if "/." not in info["name"][len(root.rstrip("/")) :]]
     return sorted((_stored_file(fs, info) for info in visible), key=lambda file: file.uri)
+
+
+def version_of(uri: str) -> str:
+    """What `list_files` would say of this file's version now."""
+    fs, path = open_fs(uri)
+    return _stored_file(fs, fs.info(path)).version
 
 
 def read_bytes(uri: str, *, start: int | None = None, end: int | None = None) -> bytes:
@@ -178,6 +218,18 @@ def write_bytes(uri: str, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    # The rename itself lasts only when the folder is written.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def exists(uri: str) -> bool:
+    """Whether a file is there."""
+    fs, path = open_fs(uri)
+    return bool(fs.exists(path))
 
 
 def remove_tree(uri: str) -> None:

@@ -38,6 +38,7 @@ class Summary:
     session_audio_s: float
     wall_s: float
     mean_confidence: float | None
+    float32_retries: int = 0
     errors: ErrorCounts = field(default_factory=ErrorCounts)
 
     @property
@@ -65,6 +66,7 @@ def summarize(
     names: dict[str, str],
     session_audio_s: float,
     wall_s: float,
+    float32_retries: int = 0,
 ) -> Summary:
     """Sum the records of a run's shards.
 
@@ -73,6 +75,7 @@ def summarize(
         names: run_id, date, output, model and fingerprint.
         session_audio_s: Seconds of audio done in this session.
         wall_s: Seconds that this session took.
+        float32_retries: Micro-batches that were not finite in half precision.
     """
     held = list(records)
 
@@ -95,6 +98,7 @@ def summarize(
         session_audio_s=session_audio_s,
         wall_s=wall_s,
         mean_confidence=total("confidence_sum") / count if count else None,
+        float32_retries=float32_retries,
         errors=errors,
     )
 
@@ -125,6 +129,8 @@ def print_summary(summary: Summary, console: Console) -> None:
         "speed": f"{summary.rtfx:,.0f}x real time"
         f" ({duration_text(summary.session_audio_s)} in {duration_text(summary.wall_s)})",
     }
+    if summary.float32_retries:
+        rows["precision"] = f"{summary.float32_retries:,} micro-batches again in float32"
     if summary.mean_confidence is not None:
         rows["confidence"] = f"{summary.mean_confidence:.3f} on average (raw, not calibrated)"
     if summary.errors.ref_chars:

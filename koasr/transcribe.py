@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from koasr.checkpoint import Checkpoint, open_checkpoint
 from koasr.errors import JobError
 from koasr.options import Device, FloatType, Options, Precision
 from koasr.progress import RunProgress
-from koasr.rows import SAMPLE_RATE, Shard
+from koasr.rows import SAMPLE_RATE, SCHEMA_VERSION, Shard
 from koasr.runs import (
     Run,
     check_output,
@@ -30,12 +29,15 @@ from koasr.runs import (
     write_format,
     write_plan,
 )
-from koasr.sources import group_files, list_inputs
+from koasr.sources import Listing, group_files, list_inputs
 from koasr.storage import absolute, check_reachable, job_errors, join, write_bytes
 from koasr.summary import Summary, print_summary, summarize
 
 if TYPE_CHECKING:
     from koasr.job import Compute
+
+_RAY_ADDRESS_FILE = Path("/tmp/ray/ray_current_cluster")
+"""Where `ray start` leaves the address that `ray.init` joins."""
 
 EXIT_DONE, EXIT_TOO_MANY_REJECTS = 0, 3
 _CPU_BATCH_SECONDS, _GPU_BATCH_SECONDS = 40.0, 240.0
@@ -46,7 +48,7 @@ def _settle_device(device: Device) -> str:
     """`cuda` where the cluster has GPUs. Starting one only to look would take seconds."""
     if device != "auto":
         return device
-    if os.environ.get("RAY_ADDRESS"):
+    if os.environ.get("RAY_ADDRESS") or _RAY_ADDRESS_FILE.exists():
         from koasr import job
 
         job.connect()
@@ -72,16 +74,14 @@ def fingerprint_parts(checkpoint: Checkpoint, precision: str) -> dict[str, str]:
         "segmenting": "pauses " + "/".join(str(limit // SAMPLE_RATE) for limit in limits) + " s",
         "normalizing": "per segment, floor -60 dBFS" if checkpoint.do_normalize else "none",
         "decoding": "greedy",
-        "schema": "1",
+        "schema": str(SCHEMA_VERSION),
     }
 
 
-def _plan(inputs: list[str], run: Run, console: Console) -> dict[str, Shard]:
-    """What the inputs hold and the output lacks."""
-    listing = list_inputs(inputs)
-    with job_errors(run.output):
-        committed = list_committed(run.output)
-        done = committed_files(committed) if listing.files else set()
+def _todo(listing: Listing, run: Run, console: Console) -> dict[str, Shard]:
+    """What was listed and the output lacks."""
+    committed = list_committed(run.output)
+    done = committed_files(committed) if listing.files else set()
     fresh = [file for file in listing.files if (file.uri, file.version) not in done]
     shards = [*listing.shards, *group_files(fresh)]
     names = {shard_name(shard, run.fingerprint): shard for shard in shards}
@@ -98,37 +98,50 @@ def _plan(inputs: list[str], run: Run, console: Console) -> dict[str, Shard]:
     return todo
 
 
-def _runs(inputs: list[str], fresh: Run, console: Console) -> Iterator[Run]:
+def _runs(listing: Listing, fresh: Run, parts: dict[str, str], console: Console) -> Iterator[Run]:
     """Runs to do: the unfinished ones first, so that groups of loose files never shift."""
-    for run in unfinished_runs(fresh.output):
+    with job_errors(fresh.output):
+        unfinished = unfinished_runs(fresh.output)
+    for run in unfinished:
+        if run.fingerprint != fresh.fingerprint:
+            message = f"the unfinished run {run.run_id} was made another way: use a new --output"
+            raise JobError(message)
         console.print(f"koasr: going on with the unfinished run {run.run_id}", highlight=False)
         yield run
-    todo = _plan(inputs, fresh, console)
+    with job_errors(fresh.output):
+        todo = _todo(listing, fresh, console)
+        if todo:
+            # Before the plan: a plan binds whoever comes next, and so must how it is carried out.
+            write_format(fresh.output, parts)
+            write_plan(fresh, todo.values())
     if todo:
-        write_plan(fresh, todo.values())
         yield fresh
 
 
-def _execute(run: Run, checkpoint: Checkpoint, options: Options, console: Console) -> Summary:
+def _execute(
+    run: Run, checkpoint: Checkpoint, options: Options, device: str, console: Console
+) -> Summary:
     from koasr import job
 
     started_s = time.monotonic()
     job.connect()
-    device = _settle_device(options.device)
     compute = settle_compute(options, device, job.cluster_resources())
-    plan = read_plan(run)
+    with job_errors(run.output):
+        plan = read_plan(run)
+        committed = list_committed(run.output)
     console.print(
         f"koasr: {compute.num_actors} actor(s) on {device} in {compute.precision};"
         f" run {run.run_id}, date {run.date}",
         highlight=False,
     )
     records = []
-    committed = list_committed(run.output)
+    num_retries = 0
     total_bytes = sum(shard.size_bytes for name, shard in plan.items() if name not in committed)
     with RunProgress(console, total_bytes=total_bytes, num_shards=len(plan)) as progress:
         for event in job.execute(run, checkpoint, compute):
             if isinstance(event, job.Receipt):
                 progress.add_pack(event.audio_s, event.size_bytes, event.num_rejects)
+                num_retries += event.num_float32_retries
             else:
                 records.append(event)
                 progress.add_shard()
@@ -137,7 +150,13 @@ def _execute(run: Run, checkpoint: Checkpoint, options: Options, console: Consol
     names = {"run_id": run.run_id, "date": run.date, "output": run.output}
     names |= {"model": checkpoint.model, "fingerprint": run.fingerprint}
     wall_s = time.monotonic() - started_s
-    return summarize(records, names=names, session_audio_s=progress.audio_s, wall_s=wall_s)
+    return summarize(
+        records,
+        names=names,
+        session_audio_s=progress.audio_s,
+        wall_s=wall_s,
+        float32_retries=num_retries,
+    )
 
 
 def settle_compute(options: Options, device: str, resources: dict[str, float]) -> "Compute":
@@ -156,10 +175,13 @@ def settle_compute(options: Options, device: str, resources: dict[str, float]) -
     cpus = max(1.0, resources.get("CPU", 1.0))
     gpus = int(resources.get("GPU", 0))
     if device == "cuda" and not gpus and options.num_actors is None:
-        raise JobError("--device cuda, but the cluster has no GPU: add one or pass --device cpu")
+        raise JobError("the cluster has no GPU: add one, or pass --device cpu")
     threads = min(_THREADS_PER_CPU_ACTOR, int(cpus))
     fitting = gpus if device == "cuda" else int(cpus) // _THREADS_PER_CPU_ACTOR
     num_actors = options.num_actors or max(1, fitting)
+    actor_cpus = round(min(float(threads), cpus / 2 / num_actors), 4)
+    # Stages that ask for the same are fused, and loading would run in the model's process.
+    load_cpus = min(1.0, cpus / 4)
     default_batch = _GPU_BATCH_SECONDS if device == "cuda" else _CPU_BATCH_SECONDS
     return Compute(
         device=device,
@@ -167,8 +189,8 @@ def settle_compute(options: Options, device: str, resources: dict[str, float]) -
         num_actors=num_actors,
         threads=threads,
         batch_seconds=options.batch_seconds or default_batch,
-        actor_cpus=round(min(float(threads), cpus / 2 / num_actors), 4),
-        load_cpus=min(1.0, cpus / 4),
+        actor_cpus=actor_cpus,
+        load_cpus=load_cpus * (0.9 if load_cpus == actor_cpus else 1.0),
     )
 
 
@@ -180,9 +202,10 @@ def check_date(date: str | None) -> str:
     """
     if date is None:
         return datetime.now(UTC).strftime("%Y-%m-%d")
-    if not re.fullmatch(r"\d{4}-\d\d-\d\d", date):
-        raise JobError(f"--date: found {date!r}, wanted YYYY-MM-DD", 2)
-    return date
+    try:
+        return datetime.strptime(date, "%Y-%m-%d").strftime("%Y-%m-%d")
+    except ValueError as error:
+        raise JobError(f"--date: found {date!r}, wanted a date as YYYY-MM-DD", 2) from error
 
 
 def transcribe(
@@ -197,20 +220,22 @@ def transcribe(
         JobError: The job cannot be done.
     """
     output = absolute(output)
-    precision = _settle_precision(options.precision, _settle_device(options.device))
-    parts = fingerprint_parts(checkpoint, precision)
+    date = check_date(options.date)
+    device = _settle_device(options.device)
+    parts = fingerprint_parts(checkpoint, _settle_precision(options.precision, device))
     check_output(output, parts)
+    ours = [join(output, folder) for folder in ("transcripts", "rejects", "_koasr")]
+    listing = list_inputs(inputs, without=ours)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    run_id = f"{stamp}-{uuid.uuid4().hex[:6]}"
-    fresh = Run(output, run_id, check_date(options.date), fingerprint_of(parts))
+    fresh = Run(output, f"{stamp}-{uuid.uuid4().hex[:6]}", date, fingerprint_of(parts))
     worst = EXIT_DONE
     num_runs = 0
-    for run in _runs(inputs, fresh, console):
+    for run in _runs(listing, fresh, parts, console):
         num_runs += 1
-        write_format(output, parts)
-        summary = _execute(run, checkpoint, options, console)
+        summary = _execute(run, checkpoint, options, device, console)
         document = json.dumps(summary.to_json(), indent=2, ensure_ascii=False)
-        write_bytes(join(run.folder, "summary.json"), document.encode())
+        with job_errors(output):
+            write_bytes(join(run.folder, "summary.json"), document.encode())
         print_summary(summary, console)
         if summary.reject_rate > options.max_reject_rate:
             worst = EXIT_TOO_MANY_REJECTS

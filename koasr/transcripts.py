@@ -17,7 +17,6 @@ from koasr.packs import LoadedPack
 from koasr.rows import SAMPLE_RATE, Recording, reject
 from koasr.segments import Segment
 
-SCHEMA_VERSION = 1
 RAW_CALIBRATION = "raw"
 
 _label = pa.dictionary(pa.int32(), pa.string())

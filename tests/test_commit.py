@@ -1,6 +1,7 @@
 """What a commit writes, and what it refuses to write; no cluster needed."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from koasr.commit import (
+    ShardPacks,
     commit_shard,
     decode_tables,
     encode_tables,
@@ -33,6 +35,8 @@ from koasr.runs import (
     write_plan,
 )
 from koasr.transcripts import REJECTS, TRANSCRIPTS
+
+NAME = "shard.x.y"
 
 
 def transcripts(*ids: str, start_s: float = 0.0, text: str = "가 나", **extra: Any) -> pa.Table:
@@ -61,7 +65,7 @@ def rejects(*ids: str) -> pa.Table:
 
 
 def header(index: int = 0, *, last: bool = True, count: int = 1, **changes: Any) -> Header:
-    made = Header("shard.x.y", "s3://in/shard.tar", "etag", index, last, count, 10)
+    made = Header(NAME, "s3://in/shard.tar", "etag", f"m{index}", index, last, count, 10)
     return dataclasses.replace(made, **changes)
 
 
@@ -73,8 +77,8 @@ def run(tmp_path: Path) -> Run:
 def test_tables_survive_staging(run: Run) -> None:
     head = header(3, last=False, count=2)
     stage_pack(run, head, encode_tables(head, transcripts("a"), rejects("b")))
-    assert list_staged(run) == {"shard.x.y": {"000003-0000-more-end"}}
-    (data,) = read_staged(run, "shard.x.y")
+    assert list_staged(run) == {NAME: {"000003-0000-more-end-m3"}}
+    (data,) = read_staged(run, NAME, ["000003-0000-more-end-m3"])
     assert decode_tables(data) == (head, transcripts("a"), rejects("b"))
 
 
@@ -83,7 +87,7 @@ def test_a_commit_counts_what_it_writes(run: Run) -> None:
         encode_tables(header(0, last=False, count=2), transcripts("a"), rejects("b")),
         encode_tables(header(1, count=1), transcripts("c", text="가 다"), rejects()),
     ]
-    record = commit_shard(run, packs)
+    record = commit_shard(run, NAME, packs)
     (uri,) = list_committed(run.output).values()
     assert read_record(uri) == record
     assert (record["recordings"], record["transcribed"], record["rejected"]) == (3, 2, 1)
@@ -91,7 +95,7 @@ def test_a_commit_counts_what_it_writes(run: Run) -> None:
     assert record["audio_s"] == 4.0
     assert (record["errors"]["char_errors"], record["errors"]["ref_chars"]) == (1, 4)
     assert pq.read_table(uri)["recording_id"].to_pylist() == ["a", "c"]
-    assert pq.read_table(run.rejects("shard.x.y"))["recording_id"].to_pylist() == ["b"]
+    assert pq.read_table(run.rejects(NAME))["recording_id"].to_pylist() == ["b"]
 
 
 def test_a_recording_whose_later_piece_failed_is_only_rejected(run: Run) -> None:
@@ -100,8 +104,8 @@ def test_a_recording_whose_later_piece_failed_is_only_rejected(run: Run) -> None
         encode_tables(first, transcripts("a", "b"), rejects()),
         encode_tables(second, transcripts("b", start_s=60.0), rejects("a")),
     ]
-    record = commit_shard(run, packs)
-    table = pq.read_table(run.transcripts("shard.x.y"))
+    record = commit_shard(run, NAME, packs)
+    table = pq.read_table(run.transcripts(NAME))
     assert table["segment_id"].to_pylist() == ["b#0", "b#60000"]
     assert (record["transcribed"], record["rejected"]) == (1, 1)
 
@@ -113,19 +117,69 @@ def test_errors_are_counted_over_a_recordings_segments_joined(run: Run) -> None:
             header(count=0, piece=1), transcripts("a", start_s=9.0, text="나"), rejects()
         ),
     ]
-    assert commit_shard(run, packs)["errors"]["word_errors"] == 0
+    assert commit_shard(run, NAME, packs)["errors"]["word_errors"] == 0
 
 
 def test_counts_that_do_not_add_up_write_nothing(run: Run) -> None:
     with pytest.raises(JobError, match="3 recordings read, 2 in the output"):
-        commit_shard(run, [encode_tables(header(count=3), transcripts("a"), rejects("b"))])
+        commit_shard(run, NAME, [encode_tables(header(count=3), transcripts("a"), rejects("b"))])
     assert list_committed(run.output) == {}
 
 
 def test_a_segment_id_twice_writes_nothing(run: Run) -> None:
     with pytest.raises(JobError, match="a segment_id twice"):
-        commit_shard(run, [encode_tables(header(), transcripts("a", "a"), rejects())])
+        commit_shard(run, NAME, [encode_tables(header(), transcripts("a", "a"), rejects())])
     assert list_committed(run.output) == {}
+
+
+def test_a_commit_with_a_pack_missing_writes_nothing(run: Run) -> None:
+    first = encode_tables(header(0, last=False), transcripts("a"), rejects())
+    last = encode_tables(header(1), transcripts("b"), rejects())
+    for packs in ([], [first], [last], [last, first]):
+        with pytest.raises(JobError, match="packs are missing"):
+            commit_shard(run, NAME, packs)
+    assert list_committed(run.output) == {}
+
+
+def test_a_committed_shard_is_adopted_not_overwritten(run: Run) -> None:
+    first = encode_tables(header(0, last=False), transcripts("a"), rejects())
+    last = encode_tables(header(1), transcripts("b"), rejects())
+    record = commit_shard(run, NAME, [first, last])
+    assert commit_shard(run, NAME, [last]) == record
+    assert commit_shard(run, NAME, []) == record
+    assert pq.read_table(run.transcripts(NAME)).num_rows == 2
+
+
+def keys(*packs: tuple[int, int, str, str, str]) -> list[str]:
+    return [f"{i:06d}-{piece:04d}-{last}-{end}-{members}" for i, piece, last, end, members in packs]
+
+
+def test_a_shard_is_complete_with_every_piece_of_every_pack() -> None:
+    whole = keys(
+        (0, 0, "more", "end", "a"),
+        (1, 0, "last", "piece", "b"),
+        (1, 1, "last", "end", "b"),
+    )
+    for order in itertools.permutations(whole):
+        packs = ShardPacks()
+        for key in order[:-1]:
+            packs.add(key)
+            assert packs.all_keys() is None
+        packs.add(order[-1])
+        assert packs.all_keys() == whole
+
+
+def test_pieces_of_an_unfinished_pack_do_not_count_on_resume() -> None:
+    staged = keys((0, 0, "last", "piece", "a"), (0, 1, "last", "piece", "a"))
+    packs = ShardPacks(staged).without_partial()
+    packs.add(*keys((0, 2, "last", "end", "a")))
+    assert packs.all_keys() is None
+
+
+def test_a_pack_that_holds_other_recordings_takes_the_place_of_the_old() -> None:
+    packs = ShardPacks(keys((0, 0, "more", "end", "a"), (1, 0, "last", "end", "b")))
+    packs.add(*keys((0, 0, "last", "end", "x")))
+    assert packs.all_keys() == keys((0, 0, "last", "end", "x"))
 
 
 def test_a_plan_is_read_back_and_its_run_is_unfinished_until_it_has_a_summary(run: Run) -> None:
@@ -155,7 +209,7 @@ def test_names_follow_uri_version_and_fingerprint() -> None:
 
 def test_loose_files_are_known_by_uri_and_version(run: Run) -> None:
     head = header(shard="files-1.x.y", count=2)
-    commit_shard(run, [encode_tables(head, transcripts("a"), rejects("b"))])
+    commit_shard(run, head.shard, [encode_tables(head, transcripts("a"), rejects("b"))])
     assert committed_files(list_committed(run.output)) == {("/in/a", "v"), ("/in/b", "v")}
 
 

@@ -22,9 +22,9 @@ from transformers import (
     Wav2Vec2ForCTC,
 )
 
-from koasr.ctc_trainer import Recipe
 from koasr.errors import JobError
 from koasr.finetune import finetune
+from koasr.recipe import Recipe
 from koasr.rows import SAMPLE_RATE
 from koasr.training_data import Collator, Example, LengthBatches, SpeechDataset, make_noise
 from koasr.vocabulary import (
@@ -243,6 +243,48 @@ def test_accumulated_batches_are_averaged_not_summed(
         )
         norms.append(history(tmp_path / str(steps))[0]["grad_norm"])
     assert norms[1] == pytest.approx(norms[0], rel=0.05)
+
+
+def test_the_head_alone_learns_in_the_first_steps(
+    trained: Path, speech: Path, tmp_path: Path
+) -> None:
+    finetune(
+        [str(speech / "train.tar")],
+        output=tmp_path,
+        eval=[str(speech / "dev.tar")],
+        model=str(trained),
+        recipe=recipe(max_steps=2, eval_steps=2, save_steps=2, head_only_steps=2),
+    )
+    before, after = weights(trained), weights(tmp_path)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"lm_head.weight", "lm_head.bias"}
+
+
+def test_a_jamo_head_is_learned_kept_over_a_resume_and_not_saved(
+    speech: Path, config: Path, tmp_path: Path
+) -> None:
+    def run(output: Path) -> None:
+        finetune(
+            [str(speech / "train.tar")],
+            output=output,
+            eval=[str(speech / "dev.tar")],
+            config=config,
+            recipe=recipe(jamo_loss_weight=0.5, head_only_steps=1),
+        )
+
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    run(straight)
+    checkpoint = straight / "checkpoints" / "checkpoint-3"
+    (resumed / "checkpoints").mkdir(parents=True)
+    (resumed / "vocab.json").write_bytes((straight / "vocab.json").read_bytes())
+    assert "jamo_head.weight" in weights(checkpoint)
+    checkpoint.rename(resumed / "checkpoints" / "checkpoint-3")
+    run(resumed)
+    first, second = weights(straight), weights(resumed)
+    assert not any("jamo" in name for name in first)
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+    _, report = Wav2Vec2ForCTC.from_pretrained(straight, output_loading_info=True)
+    assert not report["unexpected_keys"]
 
 
 def test_the_command_line_has_a_flag_for_every_hyperparameter(

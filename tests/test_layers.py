@@ -62,5 +62,5 @@ def test_only_the_job_imports_ray() -> None:
 
 def test_every_module_of_the_flow_is_listed() -> None:
     beside = {"__init__", "cli", "convert", "rewrite", "finetune", "vocabulary"}
-    beside |= {"training_data", "ctc_trainer", "model_card"}
+    beside |= {"training_data", "ctc_trainer", "model_card", "recipe"}
     assert {path.stem for path in PACKAGE.glob("*.py")} == {*FLOW, *beside}

@@ -43,7 +43,9 @@ def test_packs_hold_at_most_their_seconds_and_keep_the_order(
 
 def test_packs_hold_at_most_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs, "MAX_PACK_BYTES", 2 * len(FLAC))
-    assert [len(pack.recordings) for pack in plan([make(i) for i in range(5)])] == [2, 2, 1]
+    assert [
+        len(pack.recordings) for pack in plan([make(i, bytes(bytearray(FLAC))) for i in range(5)])
+    ] == [2, 2, 1]
 
 
 def test_an_empty_shard_is_one_empty_pack() -> None:

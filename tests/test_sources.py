@@ -2,8 +2,11 @@
 
 import io
 import json
+import math
+import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +15,7 @@ from sound import encode, tone
 
 from koasr.audio import load_waveform
 from koasr.errors import JobError
+from koasr.packs import pack_to_table, plan_packs
 from koasr.readers import read_recordings
 from koasr.rows import Recording, Reject
 from koasr.sources import group_files, list_inputs, list_shards
@@ -90,22 +94,51 @@ def test_a_tar_without_sidecars_and_with_folders(tmp_path: Path) -> None:
     assert [r.source_key for r in recordings(tmp_path)] == ["x/1.flac", "x/2.flac", "y/1.flac"]
 
 
-def test_a_second_member_of_one_name_is_rejected(tmp_path: Path) -> None:
-    write_tar(tmp_path / "s.tar", [("a.flac", FLAC), ("b.flac", FLAC), ("a.flac", FLAC)])
+def test_more_members_of_one_name_are_rejected_each(tmp_path: Path) -> None:
+    write_tar(
+        tmp_path / "s.tar", [(name, FLAC) for name in ("a.flac", "b.flac", "a.flac", "a.flac")]
+    )
     items = read(tmp_path)
-    assert [type(item) for item in items] == [Recording, Recording, Reject]
-    assert isinstance(items[2], Reject)
-    assert items[2].reason == "duplicate_key"
+    assert [type(item) for item in items] == [Recording, Recording, Reject, Reject]
+    assert [item.reason for item in items if isinstance(item, Reject)] == ["duplicate_key"] * 2
+    assert len({item.recording_id for item in items}) == 4
 
 
-def test_a_tar_cut_short_keeps_what_came_before(tmp_path: Path) -> None:
+def test_dotted_names_keep_their_own_references(tmp_path: Path) -> None:
+    members = [
+        (f"k.{i}.{end}", data) for i in (1, 2) for end, data in (("flac", FLAC), ("txt", b"%d" % i))
+    ]
+    write_tar(tmp_path / "s.tar", members)
+    assert [r.reference for r in recordings(tmp_path)] == ["1", "2"]
+
+
+def test_names_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
+    name = "한국.flac".encode("euc-kr").decode("utf-8", "surrogateescape")
+    write_tar(tmp_path / "s.tar", [(name, FLAC)])
+    (recording,) = recordings(tmp_path)
+    assert recording.source_key.encode().decode() == recording.source_key
+
+
+@pytest.mark.parametrize("into", [0, 300, 512 + 100])
+def test_a_tar_cut_short_keeps_what_came_before(tmp_path: Path, into: int) -> None:
+    """Cut at, within and after the header of the third of five members."""
     write_tar(tmp_path / "s.tar", [(f"{i}.flac", FLAC) for i in range(5)])
     whole = (tmp_path / "s.tar").read_bytes()
-    (tmp_path / "s.tar").write_bytes(whole[: 2 * (512 + 512 * (len(FLAC) // 512 + 1)) + 700])
+    member = 512 + 512 * math.ceil(len(FLAC) / 512)
+    (tmp_path / "s.tar").write_bytes(whole[: 2 * member + into])
     items = read(tmp_path)
     assert [item.source_key for item in items] == ["0.flac", "1.flac", ""]
     assert isinstance(items[-1], Reject)
     assert items[-1].reason == "truncated"
+
+
+def test_a_damaged_header_in_a_tar_is_told(tmp_path: Path) -> None:
+    write_tar(tmp_path / "s.tar", [(f"{i}.flac", FLAC) for i in range(5)])
+    whole = bytearray((tmp_path / "s.tar").read_bytes())
+    member = 512 + 512 * math.ceil(len(FLAC) / 512)
+    whole[2 * member : 2 * member + 512] = b"x" * 512
+    (tmp_path / "s.tar").write_bytes(whole)
+    assert [item.source_key for item in read(tmp_path)] == ["0.flac", "1.flac", ""]
 
 
 def test_links_and_devices_in_a_tar_are_never_followed(tmp_path: Path) -> None:
@@ -133,6 +166,84 @@ def test_a_parquet_without_audio_is_one_reject(tmp_path: Path) -> None:
     assert isinstance(item, Reject)
     assert item.reason == "unsupported_format"
     assert "text" in item.message
+
+
+def test_a_parquet_with_a_damaged_page_is_one_reject(tmp_path: Path) -> None:
+    audio = [{"bytes": encode(tone(1.0 + i)), "path": f"{i}.flac"} for i in range(8)]
+    pq.write_table(pa.table({"audio": audio}), tmp_path / "a.parquet", compression="zstd")
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    data[200 : len(data) // 2] = b"\xff" * (len(data) // 2 - 200)
+    (tmp_path / "a.parquet").write_bytes(data)
+    items = read(tmp_path)
+    assert isinstance(items[-1], Reject)
+    assert items[-1].reason == "unreadable"
+
+
+def test_a_shard_that_changed_or_vanished_since_it_was_listed_is_one_reject(tmp_path: Path) -> None:
+    for change in ("rewrite", "remove"):
+        write_tar(tmp_path / "s.tar", [("a.flac", FLAC)])
+        (shard,) = list_shards([str(tmp_path)])
+        if change == "rewrite":
+            write_tar(tmp_path / "s.tar", [("a.flac", FLAC), ("b.flac", FLAC)])
+        else:
+            (tmp_path / "s.tar").unlink()
+        (item,) = read_recordings(shard)
+        assert isinstance(item, Reject)
+        assert item.reason == "unreadable"
+
+
+@pytest.mark.parametrize(
+    "cut", [{"offset": -0.5}, {"offset": "x"}, {"duration": float("nan")}, {"offset": 1e308}]
+)
+def test_a_manifest_line_that_cuts_nonsense_is_rejected(
+    tmp_path: Path, cut: dict[str, Any]
+) -> None:
+    (tmp_path / "a.flac").write_bytes(FLAC)
+    good, bad = {"audio_filepath": "a.flac"}, {"audio_filepath": "a.flac"} | cut
+    (tmp_path / "m.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(bad))
+    first, second = read(tmp_path)
+    assert isinstance(first, Recording)
+    assert isinstance(second, Reject)
+    assert second.reason == "unreadable"
+
+
+def test_lines_of_one_file_share_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.flac").write_bytes(FLAC)
+    lines = [json.dumps({"audio_filepath": "a.flac", "offset": i / 10}) for i in range(4)]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    found = recordings(tmp_path)
+    assert all(recording.audio is found[0].audio for recording in found)
+    (shard,) = list_shards([str(tmp_path)])
+    (pack,) = plan_packs(iter(found), shard, "name")
+    assert pack.header.size_bytes == len(FLAC)
+    assert pack_to_table(pack)["audio"][0].as_py() == [FLAC]
+
+
+def test_inputs_that_overlap_are_listed_as_one(tmp_path: Path) -> None:
+    shutil.copytree(SPEECH / "manifest", tmp_path / "manifest")
+    both = list_inputs([str(tmp_path), str(tmp_path / "manifest" / "audio")])
+    assert [shard.kind for shard in both.shards] == ["manifest"]
+    assert both.files == ()
+
+
+def test_a_glob_finds_the_references_beside(tmp_path: Path) -> None:
+    found = recordings(f"{SPEECH / 'zeroth'}/**/*.flac")
+    assert len(found) == 12
+    assert all(recording.reference for recording in found)
+
+
+def test_a_path_with_brackets_is_a_path(tmp_path: Path) -> None:
+    (tmp_path / "in[1]").mkdir()
+    (tmp_path / "in[1]" / "a.flac").write_bytes(FLAC)
+    assert len(recordings(tmp_path / "in[1]")) == 1
+
+
+def test_a_trn_without_audio_paths_is_no_speech(tmp_path: Path) -> None:
+    (tmp_path / "hyp.trn").write_text("hello world (utt-1)\n")
+    (tmp_path / "a.flac").write_bytes(FLAC)
+    listing = list_inputs([str(tmp_path)])
+    assert listing.shards == ()
+    assert len(listing.files) == 1
 
 
 def test_a_manifest_may_not_lead_out_of_its_folder(tmp_path: Path) -> None:
