@@ -1,17 +1,12 @@
-"""Recordings of a shard → packs of about 20 minutes → the same packs as segments; as Arrow rows.
+"""Recordings of a shard → packs of about 20 minutes → the same packs as segments.
 
-A pack is one Ray row. Its bounds come from the recordings alone, so that every attempt makes the
-same packs: Ray replays generators and refuses a different count.
+A pack's bounds come from the recordings alone, so that every attempt makes the same packs: Ray
+replays generators and refuses a different count.
 """
 
 import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
 from koasr.audio import AudioInfo, check_length, probe_duration_s, stream_audio
 from koasr.errors import RecordingError
@@ -21,54 +16,6 @@ from koasr.segments import Segment, cut_segments
 PACK_SECONDS = 20 * 60
 MAX_PACK_BYTES = 128 << 20
 """Encoded bytes. 20 minutes of 44.1 kHz stereo WAV are 212 MB, more than a block should hold."""
-
-_RECORDING = {
-    "recording_id": pa.string(),
-    "source_uri": pa.string(),
-    "source_key": pa.string(),
-    "source_version": pa.string(),
-    "reference": pa.string(),
-    "metadata": pa.map_(pa.string(), pa.string()),
-    "raw_pcm": pa.bool_(),
-    "offset_s": pa.float64(),
-    "duration_s": pa.float64(),
-}
-_REJECT = {field.name: pa.string() for field in dataclasses.fields(Reject)} | {
-    "size_bytes": pa.int64()
-}
-_SEGMENT = {"recording": pa.int32(), "start": pa.int64(), "num_samples": pa.int64()}
-_HEADER: dict[str, pa.DataType] = {
-    "shard": pa.string(),
-    "uri": pa.string(),
-    "version": pa.string(),
-    "members": pa.string(),
-    "index": pa.int32(),
-    "is_last": pa.bool_(),
-    "piece": pa.int32(),
-    "is_last_piece": pa.bool_(),
-    "num_recordings": pa.int64(),
-    "size_bytes": pa.int64(),
-}
-HEADER = pa.schema(_HEADER.items())
-PACK = pa.schema(
-    [
-        *HEADER,
-        ("recordings", pa.list_(pa.struct(_RECORDING.items()))),
-        ("audio", pa.list_(pa.large_binary())),
-        ("audio_of", pa.list_(pa.int32())),
-        ("rejects", pa.list_(pa.struct(_REJECT.items()))),
-    ]
-)
-LOADED = pa.schema(
-    [
-        *HEADER,
-        ("recordings", pa.list_(pa.struct(_RECORDING.items()))),
-        ("infos", pa.list_(pa.struct([("sample_rate_hz", pa.int32()), ("channels", pa.int32())]))),
-        ("rejects", pa.list_(pa.struct(_REJECT.items()))),
-        ("segments", pa.list_(pa.struct(_SEGMENT.items()))),
-        ("samples", pa.large_binary()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -101,11 +48,6 @@ class Header:
     def pack_id(self) -> str:
         """Stable name: the shard's name holds its uri, etag and fingerprint."""
         return short_hash(self.shard, self.members, str(self.index), str(self.piece))
-
-
-def header_of(row: dict[str, Any]) -> Header:
-    """The header columns of a row."""
-    return Header(**{name: row[name] for name in _HEADER})
 
 
 @dataclass(frozen=True)
@@ -240,86 +182,3 @@ def load_pack(pack: Pack, samples_per_frame: int) -> Iterator[LoadedPack]:
             message = f"{type(error).__name__}: {error}"
             piece.rejects.append(reject(recording, "load", "unreadable", message))
     yield piece.close(pack.header, number, is_last=True)
-
-
-def _recording_rows(recordings: list[Recording]) -> list[dict[str, Any]]:
-    rows = []
-    for recording in recordings:
-        row = {name: getattr(recording, name) for name in _RECORDING}
-        row["metadata"] = list(recording.metadata.items())
-        rows.append(row)
-    return rows
-
-
-def _one_row(schema: pa.Schema, header: Header, **columns: Any) -> pa.Table:
-    values = {name: getattr(header, name) for name in _HEADER} | columns
-    return pa.table({f.name: pa.array([values[f.name]], f.type) for f in schema}, schema=schema)
-
-
-def _read_recordings(rows: list[dict[str, Any]], audio: list[bytes]) -> list[Recording]:
-    return [
-        Recording(**{**row, "metadata": dict(row["metadata"])}, audio=data)
-        for row, data in zip(rows, audio, strict=True)
-    ]
-
-
-def pack_to_table(pack: Pack) -> pa.Table:
-    """A pack as one Arrow row of schema `PACK`; bytes that recordings share are in it once."""
-    audio: list[bytes] = []
-    for recording in pack.recordings:
-        if not audio or audio[-1] is not recording.audio:
-            audio.append(recording.audio)
-    places = {id(data): index for index, data in enumerate(audio)}
-    return _one_row(
-        PACK,
-        pack.header,
-        recordings=_recording_rows(pack.recordings),
-        audio=audio,
-        audio_of=[places[id(recording.audio)] for recording in pack.recordings],
-        rejects=[dataclasses.asdict(row) for row in pack.rejects],
-    )
-
-
-def table_to_pack(table: pa.Table) -> Pack:
-    """The pack of the one row."""
-    row = table.to_pylist()[0]
-    rejects = [Reject(**columns) for columns in row["rejects"]]
-    audio = [row["audio"][index] for index in row["audio_of"]]
-    return Pack(header_of(row), _read_recordings(row["recordings"], audio), rejects)
-
-
-def loaded_to_table(pack: LoadedPack) -> pa.Table:
-    """A loaded pack as one Arrow row of schema `LOADED`; its samples lie in one buffer."""
-    samples = np.concatenate([*(s.samples for s in pack.segments), np.zeros(0, np.int16)])
-    return _one_row(
-        LOADED,
-        pack.header,
-        recordings=_recording_rows(pack.recordings),
-        infos=[dataclasses.asdict(info) for info in pack.infos],
-        rejects=[dataclasses.asdict(row) for row in pack.rejects],
-        segments=[
-            {"recording": owner, "start": segment.start, "num_samples": len(segment.samples)}
-            for owner, segment in zip(pack.owners, pack.segments, strict=True)
-        ],
-        samples=samples.tobytes(),
-    )
-
-
-def table_to_loaded(table: pa.Table) -> LoadedPack:
-    """The loaded pack of the one row. Samples are views of the table's memory, read-only."""
-    buffer = table["samples"][0].as_buffer()
-    samples: NDArray[np.int16] = np.frombuffer(buffer, np.int16)
-    row = table.drop_columns(["samples"]).to_pylist()[0]
-    ends = np.cumsum([segment["num_samples"] for segment in row["segments"]], dtype=np.int64)
-    segments = [
-        Segment(segment["start"], samples[end - segment["num_samples"] : end])
-        for segment, end in zip(row["segments"], ends.tolist(), strict=True)
-    ]
-    return LoadedPack(
-        header_of(row),
-        _read_recordings(row["recordings"], [b""] * len(row["recordings"])),
-        [AudioInfo(**info) for info in row["infos"]],
-        [Reject(**columns) for columns in row["rejects"]],
-        [segment["recording"] for segment in row["segments"]],
-        segments,
-    )

@@ -34,7 +34,7 @@ from koasr.storage import absolute, check_reachable, job_errors, join, write_byt
 from koasr.summary import Summary, print_summary, summarize
 
 if TYPE_CHECKING:
-    from koasr.job import Compute
+    from koasr.stages import Compute
 
 _RAY_ADDRESS_FILE = Path("/tmp/ray/ray_current_cluster")
 """Where `ray start` leaves the address that `ray.init` joins."""
@@ -121,7 +121,7 @@ def _runs(listing: Listing, fresh: Run, parts: dict[str, str], console: Console)
 def _execute(
     run: Run, checkpoint: Checkpoint, options: Options, device: str, console: Console
 ) -> Summary:
-    from koasr import job
+    from koasr import job, stages
 
     started_s = time.monotonic()
     job.connect()
@@ -139,7 +139,7 @@ def _execute(
     total_bytes = sum(shard.size_bytes for name, shard in plan.items() if name not in committed)
     with RunProgress(console, total_bytes=total_bytes, num_shards=len(plan)) as progress:
         for event in job.execute(run, checkpoint, compute):
-            if isinstance(event, job.Receipt):
+            if isinstance(event, stages.Receipt):
                 progress.add_pack(event.audio_s, event.size_bytes, event.num_rejects)
                 num_retries += event.num_float32_retries
             else:
@@ -170,7 +170,7 @@ def settle_compute(options: Options, device: str, resources: dict[str, float]) -
         device: `cpu` or `cuda`.
         resources: What the cluster has, by Ray's names.
     """
-    from koasr.job import Compute
+    from koasr.stages import Compute
 
     cpus = max(1.0, resources.get("CPU", 1.0))
     gpus = int(resources.get("GPU", 0))

@@ -4,18 +4,21 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from koasr.checkpoint import Checkpoint
-from koasr.confidence import BestPath
 from koasr.ctc import WordSpan, split_words
 from koasr.packs import LoadedPack
 from koasr.rows import SAMPLE_RATE, Recording, reject
 from koasr.segments import Segment
+
+if TYPE_CHECKING:
+    # Only its name is needed; it brings torch, which the driver and the loaders do without.
+    from koasr.confidence import BestPath
 
 RAW_CALIBRATION = "raw"
 
@@ -104,7 +107,7 @@ def rms_dbfs(samples: NDArray[np.int16]) -> float:
 
 
 def _word_rows(
-    words: Sequence[WordSpan], path: BestPath, start_s: float, seconds_per_frame: float
+    words: Sequence[WordSpan], path: "BestPath", start_s: float, seconds_per_frame: float
 ) -> list[dict[str, Any]]:
     return [
         {
@@ -118,7 +121,7 @@ def _word_rows(
 
 
 def _transcript(
-    recording: Recording, segment: Segment, path: BestPath, checkpoint: Checkpoint
+    recording: Recording, segment: Segment, path: "BestPath", checkpoint: Checkpoint
 ) -> dict[str, Any]:
     """The columns that a segment's best path decides."""
     start_s = segment.start / SAMPLE_RATE
@@ -158,7 +161,7 @@ def _transcript(
 
 def to_tables(
     pack: LoadedPack,
-    paths: Sequence[BestPath | None],
+    paths: "Sequence[BestPath | None]",
     checkpoint: Checkpoint,
     provenance: Provenance,
 ) -> tuple[pa.Table, pa.Table]:

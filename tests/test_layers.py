@@ -1,6 +1,8 @@
 """Data flows one way: a module imports only from those before it, and Ray stays at the rim."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,12 @@ FLOW = [
     "rows",
     "storage",
     "sources",
+    "tars",
     "readers",
     "audio",
     "segments",
     "packs",
+    "pack_rows",
     "tokens",
     "model_files",
     "model_description",
@@ -27,6 +31,7 @@ FLOW = [
     "runs",
     "metrics",
     "commit",
+    "stages",
     "job",
     "summary",
     "progress",
@@ -64,3 +69,9 @@ def test_every_module_of_the_flow_is_listed() -> None:
     beside = {"__init__", "cli", "convert", "rewrite", "finetune", "vocabulary"}
     beside |= {"training_data", "ctc_trainer", "model_card", "recipe"}
     assert {path.stem for path in PACKAGE.glob("*.py")} == {*FLOW, *beside}
+
+
+def test_neither_the_driver_nor_the_loaders_import_torch() -> None:
+    code = "import sys, koasr.job, koasr.stages; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False", done.stderr

@@ -5,16 +5,15 @@ import pytest
 from sound import encode, recording, tone
 
 from koasr import packs
-from koasr.packs import (
+from koasr.pack_rows import (
     LOADED,
     PACK,
-    load_pack,
     loaded_to_table,
     pack_to_table,
-    plan_packs,
     table_to_loaded,
     table_to_pack,
 )
+from koasr.packs import load_pack, plan_packs
 from koasr.rows import Recording, Reject, Shard
 
 SHARD = Shard("s3://bucket/a.tar", "etag", 1, "tar")

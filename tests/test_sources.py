@@ -15,7 +15,8 @@ from sound import encode, tone
 
 from koasr.audio import load_waveform
 from koasr.errors import JobError
-from koasr.packs import pack_to_table, plan_packs
+from koasr.pack_rows import pack_to_table
+from koasr.packs import plan_packs
 from koasr.readers import read_recordings
 from koasr.rows import Recording, Reject
 from koasr.sources import group_files, list_inputs, list_shards
