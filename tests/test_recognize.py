@@ -21,6 +21,7 @@ from koasr.packs import load_pack, plan_packs
 from koasr.readers import read_recordings
 from koasr.recognize import plan_micro_batches, recognize
 from koasr.rows import Recording
+from koasr.segments import plan_windows
 from koasr.sources import list_shards
 
 ROOT = Path(__file__).parent.parent
@@ -123,7 +124,8 @@ def test_order_does_not_change_a_path(
     few = waveforms[::3]
     order = np.random.default_rng(0).permutation(len(few)).tolist()
     shuffled = recognize(model, [few[i] for i in order], batch_seconds=30)
-    agree([recognize(model, few, batch_seconds=30)[i] for i in order], shuffled)
+    straight = recognize(model, few, batch_seconds=30)
+    agree([straight[i] for i in order], shuffled)
 
 
 @pytest.mark.parametrize("pack_seconds", [5, 40, 100_000])
@@ -148,6 +150,38 @@ def test_pack_size_does_not_change_a_transcript(
     expected = run()
     monkeypatch.setattr("koasr.packs.PACK_SECONDS", pack_seconds)
     assert run() == expected
+
+
+def test_windows_of_a_long_segment_are_joined_on_frames(model: AcousticModel) -> None:
+    samples, _ = soundfile.read(SPEECH / "long" / "no_pause.flac", dtype="int16")
+    (path,) = recognize(model, [samples], batch_seconds=60)
+    assert path is not None
+    kept = []
+    for window in plan_windows(len(samples), model.checkpoint.samples_per_frame):
+        (log_probs,) = model.log_probs([samples[window.start : window.end]])
+        kept.append(log_probs.argmax(-1)[window.left : window.right])
+    joined = torch.cat(kept).numpy()
+    assert len(kept) == 4
+    assert len(joined) == model.checkpoint.num_frames(len(samples))
+    assert path.spans == collapse(joined, model.checkpoint.blank_id)
+
+
+def test_what_is_not_finite_in_half_precision_runs_again_in_float32(
+    waveforms: list[NDArray[np.int16]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = AcousticModel(open_checkpoint(str(MODEL)), MODEL, precision="bfloat16")
+    forward = half._forward
+
+    def overflowing(batch: list[NDArray[np.int16]]) -> list[torch.Tensor]:
+        rows = forward(batch)
+        return [row * float("nan") for row in rows] if half.dtype == torch.bfloat16 else rows
+
+    monkeypatch.setattr(half, "_forward", overflowing)
+    rows = half.log_probs(waveforms[:2])
+    assert all(bool(row.isfinite().all()) for row in rows)
+    assert half.num_float32_retries == 1
+    assert half.dtype == torch.bfloat16
+    assert next(half._body.parameters()).dtype == torch.bfloat16
 
 
 def test_micro_batches_keep_to_their_budget_and_lose_nothing() -> None:
