@@ -3,9 +3,9 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -19,91 +19,11 @@ from transformers import (
 )
 
 from koasr.metrics import ErrorCounts, count_errors
+from koasr.recipe import Recipe
 from koasr.training_data import Collator, Example, LengthBatches, SpeechDataset
-from koasr.vocabulary import Vocabulary
+from koasr.vocabulary import Vocabulary, build_vocabulary
 
 LOG_FILE = "training_log.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Hyperparameters; the defaults are those of `anantoj/wav2vec2-xls-r-1b-korean`.
-
-    Args:
-        learning_rate: Highest learning rate, reached after the warm-up.
-        per_device_train_batch_size: Most recordings in a batch.
-        max_batch_s: Most seconds of audio in a batch, padding included; no limit by default.
-        per_device_eval_batch_size: Recordings in a batch of the evaluation.
-        gradient_accumulation_steps: Batches in an optimizer step.
-        adam_beta1: First moment's decay.
-        adam_beta2: Second moment's decay.
-        adam_epsilon: Added to the denominator.
-        weight_decay: Decoupled weight decay.
-        max_grad_norm: Longer gradients are scaled down to this norm.
-        lr_scheduler_type: Schedule after the warm-up: linear, cosine, constant_with_warmup, ….
-        warmup_steps: Steps from 0 to the learning rate.
-        num_train_epochs: Passes over the training speech.
-        max_steps: Optimizer steps; if positive, it counts instead of the epochs.
-        fp16: Mixed precision (native AMP). Only on CUDA; elsewhere float32.
-        seed: Of everything random.
-        eval_steps: Steps between evaluations.
-        save_steps: Steps between checkpoints, the last two of which are kept.
-        logging_steps: Steps between lines of the log.
-        freeze_feature_encoder: Keep the convolutions as they are; by default when the run starts
-            from a checkpoint, not from scratch.
-        mask_time_prob: SpecAugment over time. This and the four below: by default as the model
-            or config has it.
-        mask_feature_prob: SpecAugment over features.
-        hidden_dropout: Dropout in the layers.
-        attention_dropout: Dropout of attention weights.
-        layerdrop: Share of layers left out at random.
-        noise_share: Share of the training recordings that get noise, new in each epoch: white,
-            pink, brown, or babble of other recordings.
-        noise_snr_db: Lowest and highest ratio of speech to noise.
-    """
-
-    learning_rate: float = 7.5e-5
-    per_device_train_batch_size: int = 8
-    max_batch_s: float | None = None
-    per_device_eval_batch_size: int = 8
-    gradient_accumulation_steps: int = 4
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-8
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    lr_scheduler_type: str = "linear"
-    warmup_steps: int = 2000
-    num_train_epochs: float = 50
-    max_steps: int = -1
-    fp16: bool = True
-    seed: int = 42
-    eval_steps: int = 500
-    save_steps: int = 500
-    logging_steps: int = 50
-    freeze_feature_encoder: bool | None = None
-    mask_time_prob: float | None = None
-    mask_feature_prob: float | None = None
-    hidden_dropout: float | None = None
-    attention_dropout: float | None = None
-    layerdrop: float | None = None
-    noise_share: float = 0.0
-    noise_snr_db: tuple[float, float] = (3.0, 30.0)
-
-    def model_settings(self) -> dict[str, float]:
-        """What the recipe changes in the model's own configuration."""
-        values = {name: getattr(self, name) for name in sorted(_OF_THE_MODEL)}
-        return {name: value for name, value in values.items() if value is not None}
-
-
-_OURS = {"max_batch_s", "freeze_feature_encoder", "noise_share", "noise_snr_db"}
-_OF_THE_MODEL = {
-    "mask_time_prob",
-    "mask_feature_prob",
-    "hidden_dropout",
-    "attention_dropout",
-    "layerdrop",
-}
 
 
 class CtcTrainer(Trainer):  # type: ignore[misc]
@@ -113,9 +33,12 @@ class CtcTrainer(Trainer):  # type: ignore[misc]
     # believe the loss scaled, and accumulated gradients would be summed instead of averaged.
     loss_is_scaled_for_ga = False
 
-    def __init__(self, *, max_batch_s: float | None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, max_batch_s: float | None, jamo: "JamoHead | None", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self._max_batch_s = max_batch_s
+        self.jamo = jamo
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
         """The training batches; see `LengthBatches`."""
@@ -126,20 +49,84 @@ class CtcTrainer(Trainer):  # type: ignore[misc]
         )
         return cast(torch.utils.data.DataLoader[Any], self.accelerator.prepare(loader))
 
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """The model's own loss, and that of the jamo head where there is one."""
+        if self.jamo is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        jamo_labels = inputs.pop("jamo_labels")
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        return loss + self.jamo.loss(jamo_labels, self._num_frames(model, inputs))
+
     def prediction_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Loss, the most probable token of each frame (-100 where there is no audio), labels."""
         inputs = self._prepare_inputs(inputs)
+        inputs.pop("jamo_labels", None)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
         token_ids = outputs.logits.argmax(-1)
-        if "attention_mask" in inputs:
-            network = cast(Any, self.accelerator.unwrap_model(model))
-            num_frames = network._get_feat_extract_output_lengths(inputs["attention_mask"].sum(-1))
-            frames = torch.arange(token_ids.shape[1], device=token_ids.device)
-            token_ids[frames[None] >= num_frames[:, None]] = -100
+        frames = torch.arange(token_ids.shape[1], device=token_ids.device)
+        token_ids[frames[None] >= self._num_frames(model, inputs)[:, None]] = -100
         return outputs.loss.detach(), token_ids, inputs["labels"]
+
+    def _num_frames(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Frames of each recording; those of the longest for models that take no mask."""
+        values = inputs["input_values"]
+        num_samples = inputs.get("attention_mask", torch.ones_like(values)).sum(-1).long()
+        network = cast(Any, self.accelerator.unwrap_model(model))
+        return cast(torch.Tensor, network._get_feat_extract_output_lengths(num_samples))
+
+
+class JamoHead:
+    """A second head beside the network's own, on the same hidden states, for training only."""
+
+    def __init__(self, network: Wav2Vec2ForCTC, vocabulary: Vocabulary, weight: float) -> None:
+        self._network = network
+        self._weight = weight
+        self._blank_id = vocabulary.ids[vocabulary.blank]
+        self._hidden_states = torch.empty(0)
+        # Part of the network, so that the optimizer and the checkpoints have it.
+        network.jamo_head = torch.nn.Linear(network.lm_head.in_features, len(vocabulary.ids))
+        self._hook = network.lm_head.register_forward_pre_hook(self._keep)
+
+    def _keep(self, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._hidden_states = inputs[0]
+
+    def loss(self, labels: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        """Weighted CTC loss of the batch that the network has just seen."""
+        logits = cast(torch.Tensor, self._network.jamo_head(self._hidden_states))
+        log_probs = logits.log_softmax(-1, dtype=torch.float32).transpose(0, 1)
+        is_label = labels >= 0
+        loss = torch.nn.functional.ctc_loss(
+            log_probs,
+            labels[is_label],
+            num_frames,
+            is_label.sum(-1),
+            blank=self._blank_id,
+            zero_infinity=True,
+        )
+        return self._weight * loss
+
+    def remove(self) -> None:
+        """Leave the network as it was."""
+        self._hook.remove()
+        del self._network.jamo_head
+
+
+class HeadFirst(TrainerCallback):  # type: ignore[misc]
+    """Trains only the heads for the first steps, then everything that was trainable before."""
+
+    def __init__(self, network: Wav2Vec2ForCTC, num_steps: int) -> None:
+        self._num_steps = num_steps
+        self._body = [p for p in network.wav2vec2.parameters() if p.requires_grad]
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Frozen or not: decided anew at each step, so that a resumed run is right too."""
+        for parameter in self._body:
+            parameter.requires_grad_(state.global_step >= self._num_steps)
 
 
 class LogFile(TrainerCallback):  # type: ignore[misc]
@@ -164,18 +151,10 @@ def build_trainer(
     output: Path,
 ) -> CtcTrainer:
     """A Trainer that learns from `train`, measures CER and WER on `dev`, and logs to `output`."""
-    options = {k: v for k, v in asdict(recipe).items() if k not in _OURS | _OF_THE_MODEL}
-    options["fp16"] = recipe.fp16 and torch.cuda.is_available()
-    arguments = TrainingArguments(
-        output_dir=str(output / "checkpoints"),
-        eval_strategy="steps",
-        save_total_limit=2,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=not sys.stderr.isatty(),
-        report_to="none",
-        **options,
-    )
+    jamo_tokens = jamo = None
+    if recipe.jamo_loss_weight:
+        jamo_tokens = build_vocabulary(normalize("NFD", example.reference) for example in train)
+        jamo = JamoHead(network, jamo_tokens, recipe.jamo_loss_weight)
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         rows = np.asarray(prediction.predictions)
@@ -186,17 +165,33 @@ def build_trainer(
 
     return CtcTrainer(
         max_batch_s=recipe.max_batch_s,
+        jamo=jamo,
         model=network,
-        args=arguments,
+        args=_arguments(recipe, output),
         data_collator=Collator(extractor),
         train_dataset=SpeechDataset(
             train,
             tokens,
+            jamo=jamo_tokens,
             seed=recipe.seed,
             noise_share=recipe.noise_share,
             noise_snr_db=recipe.noise_snr_db,
         ),
         eval_dataset=SpeechDataset(dev, tokens),
         compute_metrics=compute_metrics,
-        callbacks=[LogFile(output / LOG_FILE)],
+        callbacks=[LogFile(output / LOG_FILE), HeadFirst(network, recipe.head_only_steps)],
+    )
+
+
+def _arguments(recipe: Recipe, output: Path) -> TrainingArguments:
+    has_gpu = torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(output / "checkpoints"),
+        eval_strategy="steps",
+        save_total_limit=2,
+        remove_unused_columns=False,
+        dataloader_pin_memory=has_gpu,
+        disable_tqdm=not sys.stderr.isatty(),
+        report_to="none",
+        **recipe.trainer_settings() | {"fp16": recipe.fp16 and has_gpu},
     )

@@ -13,9 +13,10 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCT
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import cached_file
 
-from koasr.ctc_trainer import Recipe, build_trainer
+from koasr.ctc_trainer import build_trainer
 from koasr.errors import JobError
 from koasr.model_card import write_model_card, write_tokenizer
+from koasr.recipe import Recipe
 from koasr.rows import SAMPLE_RATE
 from koasr.training_data import Example, read_examples
 from koasr.vocabulary import Vocabulary, build_vocabulary, load_vocabulary
@@ -77,6 +78,8 @@ def finetune(
     write_tokenizer(tokens, output)
     trainer = build_trainer(network, recipe, extractor, tokens, train, dev, output)
     trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.jamo is not None:
+        trainer.jamo.remove()
     network.save_pretrained(output)
     extractor.save_pretrained(output)
     origin = f"from `{model}`" if model else "from scratch"

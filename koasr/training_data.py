@@ -96,6 +96,7 @@ class SpeechDataset(torch.utils.data.Dataset[dict[str, Any]]):
     Args:
         examples: What to learn from.
         vocabulary: Turns references into token ids.
+        jamo: A second vocabulary, for a second head; its token ids come as `jamo_labels`.
         seed: With the epoch and the index, decides all that is random about an item.
         noise_share: Share of the items that get noise.
         noise_snr_db: Lowest and highest ratio of speech to noise, drawn evenly.
@@ -106,12 +107,16 @@ class SpeechDataset(torch.utils.data.Dataset[dict[str, Any]]):
         examples: Sequence[Example],
         vocabulary: Vocabulary,
         *,
+        jamo: Vocabulary | None = None,
         seed: int = 0,
         noise_share: float = 0.0,
         noise_snr_db: tuple[float, float] = (3.0, 30.0),
     ) -> None:
         self.examples = examples
         self.labels = [vocabulary.encode(example.reference) for example in examples]
+        self._jamo_labels = (
+            [jamo.encode(example.reference) for example in examples] if jamo else None
+        )
         self.epoch = 0
         self.seed = seed
         self._noise_share = noise_share
@@ -129,7 +134,10 @@ class SpeechDataset(torch.utils.data.Dataset[dict[str, Any]]):
         rng = np.random.default_rng((self.seed, self.epoch, index))
         if rng.random() < self._noise_share:
             waveform = self._with_noise(waveform, rng, is_speech=bool(self.labels[index]))
-        return {"waveform": waveform, "labels": self.labels[index]}
+        item = {"waveform": waveform, "labels": self.labels[index]}
+        if self._jamo_labels is not None:
+            item["jamo_labels"] = self._jamo_labels[index]
+        return item
 
     def _with_noise(
         self, waveform: NDArray[np.float32], rng: np.random.Generator, *, is_speech: bool
@@ -191,11 +199,17 @@ class Collator:
         batch = self.extractor(
             waveforms, sampling_rate=SAMPLE_RATE, padding=True, return_tensors="pt"
         )
-        width = max(1, *(len(item["labels"]) for item in items))
-        labels = torch.full((len(items), width), -100)
-        for row, item in enumerate(items):
-            labels[row, : len(item["labels"])] = torch.tensor(item["labels"], dtype=torch.long)
-        collated = {"input_values": batch["input_values"], "labels": labels}
+        collated = {"input_values": batch["input_values"]}
+        for name in items[0].keys() - {"waveform"}:
+            collated[name] = _pad_labels([item[name] for item in items])
         if self.extractor.return_attention_mask:
             collated["attention_mask"] = batch["attention_mask"].long()
         return collated
+
+
+def _pad_labels(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    # Never without a column: transformers takes the maximum of the labels.
+    labels = torch.full((len(rows), max(1, *map(len, rows))), -100)
+    for row, token_ids in enumerate(rows):
+        labels[row, : len(token_ids)] = torch.tensor(token_ids, dtype=torch.long)
+    return labels

@@ -1,8 +1,8 @@
-"""The command `koasr finetune`, for `ray job submit` and friends."""
+"""Fine-tune or train a model: the same as `koasr finetune …`; what `ray job submit` runs."""
 
-import cyclopts
+import sys
 
-from koasr.finetune import finetune
+from koasr.cli import main
 
 if __name__ == "__main__":
-    cyclopts.run(finetune)
+    main(["finetune", *sys.argv[1:]])

@@ -270,9 +270,9 @@ def test_pool_size_and_micro_batches_do_not_change_rows(bundle: Path, tmp_path: 
 
 
 def _many_packs(folder: Path) -> Path:
-    """A tar of 75 minutes, so of at least four packs, and one of a single pack."""
+    """A tar of 49 minutes, so of three packs, and one of a single pack."""
     data = (SPEECH / "long" / "pauses.ogg").read_bytes()
-    members = [(f"{i:02d}.ogg", data) for i in range(12)] + [("bad.wav", b"no audio")]
+    members = [(f"{i:02d}.ogg", data) for i in range(8)] + [("bad.wav", b"no audio")]
     write_tar(folder / "big.tar", members)
     write_tar(folder / "small.tar", [("1.flac", encode(tone(2.0)))])
     return folder
