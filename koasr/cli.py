@@ -18,8 +18,26 @@ app = cyclopts.App(
     help="Bulk speech transcription for Korean: speech in, Parquet transcripts out.",
     version=__version__,
 )
-app.command("koasr.convert:convert", name="convert")
-app.command("koasr.finetune:finetune", name="finetune")
+# By name, so that neither is imported unless it is called: both bring torch.
+app.command(
+    "koasr.convert:convert",
+    name="convert",
+    help="""Make a clean safetensors directory of an older model, once.
+
+    Pickled weights (pytorch_model.bin) are read in a process of its own that runs no code from
+    them; weights, config and vocabulary are checked against each other, and one second is
+    transcribed. The commit it came from is noted in koasr.json.
+    """,
+)
+app.command(
+    "koasr.finetune:finetune",
+    name="finetune",
+    help="""Fine-tune a checkpoint on speech with references, or train one from scratch.
+
+    Reads what koasr transcribe reads. Recordings without a reference are left out and counted; an
+    empty reference is silence, and is learned. Speech is held in memory: 115 MB an hour.
+    """,
+)
 
 
 @app.command

@@ -46,6 +46,9 @@ BAD = {
     "truncated.flac": "truncated",
 }
 
+MARGIN = 2_400
+"""Samples."""
+
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
@@ -165,38 +168,64 @@ def test_long_recordings_are_covered_without_gap_or_overlap(bundle: Path) -> Non
         assert segments[-1]["end_s"] == pytest.approx(num_seconds, abs=1)
 
 
-def test_a_long_recording_reads_like_its_sentences_alone(bundle: Path, tmp_path: Path) -> None:
-    (long,) = [
-        item
-        for shard in list_shards([str(SPEECH / "long" / "pauses.ogg")])
-        for item in read_recordings(shard)
-    ]
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Rows of the long recording's sentences, each cut out and transcribed alone, in order.
+
+    With 0.15 s of the pause around each; the pauses are 0.4 s at least.
+    """
+    folder = tmp_path_factory.mktemp("alone")
+    (shard,) = list_shards([str(SPEECH / "long" / "pauses.ogg")])
+    (long,) = read_recordings(shard)
     assert isinstance(long, Recording)
     samples = load_waveform(long).samples
     members = []
     for index, place in enumerate(placements("pauses.ogg")):
         start, end = (round(place[key] * 16_000) for key in ("start_s", "end_s"))
-        # A breath around each, as recordings have it; pauses are 0.4 s at least.
-        cut = samples[max(0, start - 2_400) : end + 2_400]
-        members += [
-            (f"{index:03d}.flac", encode(cut)),
-            (f"{index:03d}.txt", place["text"].encode()),
-        ]
-    write_tar(tmp_path / "alone.tar", members)
-    assert run([str(tmp_path / "alone.tar")], tmp_path / "out")[0] == 0
-    alone = errors(rows(tmp_path / "out"))
+        cut = samples[start - MARGIN : end + MARGIN]
+        members += [(f"{index:03d}.flac", encode(cut))]
+        members += [(f"{index:03d}.txt", place["text"].encode())]
+    write_tar(folder / "alone.tar", members)
+    assert run([str(folder / "alone.tar")], folder / "out")[0] == 0
+    return sorted(rows(folder / "out"), key=lambda row: str(row["source_key"]))
+
+
+def test_a_long_recording_reads_like_its_sentences_alone(
+    bundle: Path, alone: list[dict[str, Any]]
+) -> None:
     text = " ".join(row["text"] for row in long_rows(bundle, "pauses.ogg"))
     joined = count_errors(" ".join(p["text"] for p in placements("pauses.ogg")), text)
-    assert abs(joined.cer - alone.cer) <= 0.005
+    assert abs(joined.cer - errors(alone).cer) <= 0.005
 
 
-def test_word_times_are_where_the_sentences_were_placed(bundle: Path) -> None:
+def test_word_times_are_where_the_sentences_were_placed(
+    bundle: Path, alone: list[dict[str, Any]]
+) -> None:
+    """A word of the long recording lies where it lies in its sentence, from where that was put.
+
+    Only words that read the same both times can be compared; they are nearly all.
+    """
+    words = [word for row in long_rows(bundle, "pauses.ogg") for word in row["words"]]
+    num_words = num_compared = 0
+    for row, place in zip(alone, placements("pauses.ogg"), strict=True):
+        origin_s = place["start_s"] - MARGIN / 16_000
+        inside = [w for w in words if origin_s <= w["start_s"] < place["end_s"] + 0.2]
+        num_words += len(row["words"])
+        if [w["text"] for w in inside] == [w["text"] for w in row["words"]]:
+            num_compared += len(inside)
+            for ours, theirs in zip(inside, row["words"], strict=True):
+                assert abs(ours["start_s"] - theirs["start_s"] - origin_s) <= 0.060
+                assert abs(ours["end_s"] - theirs["end_s"] - origin_s) <= 0.060
+    assert num_compared >= num_words / 2
+
+
+def test_sentences_start_where_they_were_placed(bundle: Path) -> None:
+    """Within 60 ms in the middle: a CTC model marks a syllable a little before or after it."""
     words = [word for row in long_rows(bundle, "pauses.ogg") for word in row["words"]]
     starts = np.array([word["start_s"] for word in words])
-    ends = np.array([word["end_s"] for word in words])
-    for place in placements("pauses.ogg"):
-        assert np.abs(starts - place["start_s"]).min() <= 0.060
-        assert np.abs(ends - place["end_s"]).min() <= 0.060
+    off = [np.abs(starts - place["start_s"]).min() for place in placements("pauses.ogg")]
+    assert np.median(off) <= 0.060
+    assert max(off) <= 0.25
 
 
 def snapshot(output: Path) -> dict[str, tuple[int, int]]:
