@@ -17,6 +17,7 @@ app = cyclopts.App(
     name="koasr",
     help="Bulk speech transcription for Korean: speech in, Parquet transcripts out.",
     version=__version__,
+    default_parameter=Parameter(negative_iterable=()),
 )
 # By name, so that neither is imported unless it is called: both bring torch.
 app.command(

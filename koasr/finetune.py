@@ -1,6 +1,8 @@
 """Speech with references → a wav2vec2-CTC checkpoint, fine-tuned or trained from scratch."""
 
 import logging
+import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
@@ -60,6 +62,8 @@ def finetune(
         JobError: No model and no config, no recording with a reference, a vocabulary that does
             not fit the references, or an output that holds another run.
     """
+    if re.match(r"\w+:/", str(output)):
+        raise JobError(f"--output {output}: give a local folder, and copy it to the store after", 2)
     recipe = recipe or Recipe()
     settings = _load_config(model, config)
     checkpoint = _last_checkpoint(output, resume)
@@ -155,7 +159,7 @@ def _build_model(
             network = Wav2Vec2ForCTC.from_pretrained(
                 model, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
             )
-        except OSError as error:
+        except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
             reason = str(error).strip().split("\n", 1)[0]
             raise JobError(f"{model} has no weights to start from: {reason}") from error
         freeze = True if freeze is None else freeze

@@ -27,7 +27,7 @@ def read_config(folder: ModelFolder) -> dict[str, Any]:
     if "config.json" not in folder.sizes:
         raise JobError(f"{model}: no config.json there: give the directory that holds the model")
     config = folder.read_json("config.json")
-    kind = str(config.get("model_type", "unknown kind of"))
+    kind = str(config.get("model_type", "unnamed kind of"))
     classes = config.get("architectures") or ["Wav2Vec2ForCTC"]
     names = [str(name) for name in classes] if isinstance(classes, list) else [str(classes)]
     if kind != "wav2vec2" or "Wav2Vec2ForCTC" not in names:

@@ -6,7 +6,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from koasr.summary import duration_text
+from koasr.summary import duration_text, rate_text
 
 LOG_INTERVAL_S = 30.0
 
@@ -62,7 +62,7 @@ class RunProgress:
         left_s = self.wall_s * (1.0 - share) / share if share else 0.0
         return (
             f"{duration_text(self.audio_s)} of audio, "
-            f"{self.audio_s / self.wall_s:,.0f}x real time, "
+            f"{rate_text(self.audio_s / self.wall_s)} real time, "
             f"{self._shards}/{self._num_shards} shards, {self._rejects} rejects, {share:.0%}, "
             f"{duration_text(left_s)} left"
         )

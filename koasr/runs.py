@@ -98,7 +98,7 @@ def check_output(output: str, parts: dict[str, str]) -> None:
         differing = [k for k in parts if k in held and held[k] != parts[k]]
         if differing:
             pairs = "; ".join(f"{k}: {held[k]} there, {parts[k]} here" for k in differing)
-            message = f"{output} holds transcripts made another way ({pairs}): use a new --output"
+            message = f"{output} was begun another way ({pairs}): use a new --output"
             raise JobError(message)
     probe = join(output, "_koasr", "probe")
     try:

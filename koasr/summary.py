@@ -115,6 +115,16 @@ def duration_text(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
+def rate_text(rtfx: float) -> str:
+    """Seconds of audio per second, with a digit behind the point where it matters.
+
+    Example:
+        >>> rate_text(0.27), rate_text(4312.4)
+        ('0.3x', '4,312x')
+    """
+    return f"{rtfx:,.0f}x" if rtfx >= 10 else f"{rtfx:.1f}x"
+
+
 def print_summary(summary: Summary, console: Console) -> None:
     """The table at the end of a run."""
     table = Table(title=f"run {summary.run_id}", title_justify="left", show_header=False)
@@ -126,7 +136,7 @@ def print_summary(summary: Summary, console: Console) -> None:
         "shards": f"{summary.shards:,} committed",
         "audio": f"{duration_text(summary.audio_s)} in {summary.segments:,} segments"
         f" ({summary.empty_segments:,} without speech)",
-        "speed": f"{summary.rtfx:,.0f}x real time"
+        "speed": f"{rate_text(summary.rtfx)} real time"
         f" ({duration_text(summary.session_audio_s)} in {duration_text(summary.wall_s)})",
     }
     if summary.float32_retries:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -254,6 +255,8 @@ def check_stores(uris: list[str]) -> None:
 
 def open_model(model: str, revision: str | None, console: Console) -> Checkpoint:
     """The checkpoint, checked; says what is unusual about it."""
+    if revision is not None and not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise JobError(f"--revision: found {revision!r}, wanted a commit of 40 hex digits", 2)
     checkpoint = open_checkpoint(model, revision)
     if not checkpoint.uses_mask:
         console.print(
