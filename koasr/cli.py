@@ -11,13 +11,14 @@ from koasr import __version__
 from koasr.errors import JobError
 from koasr.options import Device, Options, Precision
 
-EXIT_FAILED, EXIT_USAGE = 1, 2
+EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
 app = cyclopts.App(
     name="koasr",
     help="Bulk speech transcription for Korean: speech in, Parquet transcripts out.",
     version=__version__,
     default_parameter=Parameter(negative_iterable=()),
+    suppress_keyboard_interrupt=False,
 )
 # By name, so that neither is imported unless it is called: both bring torch.
 app.command(
@@ -97,5 +98,5 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("koasr: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
+        sys.exit(EXIT_INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)

@@ -86,6 +86,17 @@ def test_a_refusal_takes_neither_torch_nor_ray() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_ctrl_c_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("koasr.transcribe.check_stores", interrupt)
+    assert call("transcribe", SPEECH, "--output", str(tmp_path), "--model", "x") == 130
+    assert "goes on from here" in capsys.readouterr().err
+
+
 def test_the_pipeline_script_is_the_same_command() -> None:
     script = ROOT / "pipelines" / "transcribe.py"
     done = subprocess.run(
