@@ -26,7 +26,7 @@ from koasr.commit import (
 from koasr.errors import JobError, TransientError
 from koasr.pack_rows import header_of
 from koasr.rows import Shard
-from koasr.runs import Run, list_committed, read_plan, read_record
+from koasr.runs import Run, read_record
 from koasr.stages import SHARD, Compute, Receipt, Transcribe, load_audio, read_packs, stage
 from koasr.transcripts import Provenance
 
@@ -131,23 +131,36 @@ def task_errors() -> Iterator[None]:
 
 
 def execute(
-    run: Run, checkpoint: Checkpoint, compute: Compute
+    run: Run,
+    plan: dict[str, Shard],
+    committed: dict[str, str],
+    checkpoint: Checkpoint,
+    compute: Compute,
 ) -> Iterator[Receipt | dict[str, Any]]:
     """Do what is left of a run's plan.
+
+    Args:
+        run: Names the objects.
+        plan: `read_plan` of the run.
+        committed: `list_committed` of its output.
+        checkpoint: The model.
+        compute: How it runs.
 
     Yields:
         A receipt for each pack as it is done, and a record for each shard as it is committed, those
         committed before included: at the end one record for each shard of the plan.
     """
     with task_errors():
-        yield from _execute(run, checkpoint, compute)
+        yield from _execute(run, plan, committed, checkpoint, compute)
 
 
 def _execute(
-    run: Run, checkpoint: Checkpoint, compute: Compute
+    run: Run,
+    plan: dict[str, Shard],
+    committed: dict[str, str],
+    checkpoint: Checkpoint,
+    compute: Compute,
 ) -> Iterator[Receipt | dict[str, Any]]:
-    plan = read_plan(run)
-    committed = list_committed(run.output)
     yield from (read_record(committed[name]) for name in plan if name in committed)
     staged = list_staged(run)
     todo = {name: shard for name, shard in plan.items() if name not in committed}

@@ -139,7 +139,7 @@ def _execute(
     num_retries = 0
     total_bytes = sum(shard.size_bytes for name, shard in plan.items() if name not in committed)
     with RunProgress(console, total_bytes=total_bytes, num_shards=len(plan)) as progress:
-        for event in job.execute(run, checkpoint, compute):
+        for event in job.execute(run, plan, committed, checkpoint, compute):
             if isinstance(event, stages.Receipt):
                 progress.add_pack(event.audio_s, event.size_bytes, event.num_rejects)
                 num_retries += event.num_float32_retries
