@@ -9,6 +9,8 @@ import pytest
 
 FLOW = [
     "errors",
+    "limits",
+    "child",
     "options",
     "rows",
     "storage",

@@ -1,0 +1,41 @@
+"""What an untrusted source may ask of us: every limit, each with a sane default."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of one recording and of one shard. What exceeds one is rejected, and says so.
+
+    They decide what is rejected and never how the rest is transcribed, so they are no part of the
+    fingerprint: `koasr retry` may raise one.
+
+    Args:
+        max_duration_s: Seconds of a recording, counted while it is decoded.
+        max_bytes: Encoded bytes of a recording.
+        max_channels: Channels of a recording.
+        min_sample_rate_hz: Lowest sample rate of a recording.
+        max_sample_rate_hz: Highest sample rate of a recording.
+        max_members: Recordings of a shard; the rest of it is one reject.
+        max_name_bytes: Bytes of a recording's name inside its shard, in UTF-8.
+        decode_timeout_s: Seconds that decoding may take, and 0.05 s more for each decoded second.
+        decode_memory_bytes: Memory of the process that decodes, besides the recording itself.
+        any_format: Let every format that libsndfile knows reach it, not PCM and float WAV, FLAC,
+            Ogg and MP3 alone. Its other readers have known holes.
+        allow: Folders or URIs outside their own that manifests may name audio under.
+    """
+
+    max_duration_s: float = 4 * 3600.0
+    max_bytes: int = 1 << 30
+    max_channels: int = 32
+    min_sample_rate_hz: int = 4_000
+    max_sample_rate_hz: int = 384_000
+    max_members: int = 1_000_000
+    max_name_bytes: int = 1_024
+    decode_timeout_s: float = 60.0
+    decode_memory_bytes: int = 2 << 30
+    any_format: bool = False
+    allow: tuple[str, ...] = ()
+
+
+DEFAULT_LIMITS = Limits()
