@@ -1,9 +1,9 @@
 """Encoded bytes → mono int16 at 16 kHz, block by block; what cannot be loaded says why."""
 
 import io
-import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,20 +12,15 @@ import soxr
 from numpy.typing import NDArray
 
 from koasr.errors import RecordingError
+from koasr.headers import Container, inspect
+from koasr.limits import DEFAULT_LIMITS, Limits
 from koasr.rows import SAMPLE_RATE, Recording
+from koasr.sndfile import check_rate, knows_length, open_file, read_blocks, skip
 
 MIN_SAMPLES = SAMPLE_RATE // 10
 """Shorter than 0.1 s holds no word, and under 400 samples a wav2vec 2.0 model has no frame."""
-MAX_DURATION_S = 4 * 3600.0
-MAX_CHANNELS = 32
-SAMPLE_RATES = (4_000, 384_000)
-"""Hz. libsndfile takes 1 Hz too, and resampling that would make 16,000 samples of each."""
 
-_TOO_LONG = f"wanted at most {MAX_DURATION_S:.0f} s"
-_BLOCK_FRAMES = 1 << 16
-_WAV_CODECS = {1: "PCM", 3: "float", 0xFFFE: "extensible"}
-_STREAMED_WAV_SIZES = (0xFFFFFFFF, 0xFFFFFFF0, 0x7FFFFFFF, 0x7FFFFFF0)
-"""Sizes that a writer to a pipe leaves in the header: it could not go back to fill them in."""
+_PCM_BLOCK = 1 << 20
 
 Samples = NDArray[np.int16]
 
@@ -51,118 +46,26 @@ class Audio:
         return len(self.samples) / SAMPLE_RATE
 
 
-def _wav_missing_bytes(data: bytes) -> int:
-    """How many bytes of samples a WAV header promises and the file lacks.
-
-    Raises:
-        RecordingError: A codec other than PCM or float. libsndfile's ADPCM reader has known holes
-            (CVE-2022-33065 and its follow-up), so such files stay away from it.
-    """
-    position = 12
-    while position + 8 <= len(data):
-        name, size = struct.unpack_from("<4sI", data, position)
-        position += 8
-        if name == b"fmt " and len(data) >= position + 2:
-            codec = struct.unpack_from("<H", data, position)[0]
-            if codec not in _WAV_CODECS:
-                message = f"found WAV codec {codec:#06x}, wanted PCM or float"
-                raise RecordingError("unsupported_format", message)
-        if name == b"data":
-            return 0 if size in _STREAMED_WAV_SIZES else max(0, position + size - len(data))
-        position += size + size % 2
-    return 0
-
-
-def _check_container(data: bytes) -> None:
-    """Let only WAV, FLAC, Ogg and MP3 reach the decoder."""
-    if not data:
-        raise RecordingError("empty", "the file has 0 bytes")
-    if data[:4] in (b"RIFF", b"RF64") and data[8:12] == b"WAVE":
-        missing = _wav_missing_bytes(data)
-        if missing:
-            message = f"the header promises {missing} bytes more than the {len(data)} there are"
-            raise RecordingError("truncated", message)
-        return
-    is_mp3 = data[:3] == b"ID3" or (len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0)
-    if not is_mp3 and data[:4] not in (b"fLaC", b"OggS"):
-        found = data[:4].hex(" ")
-        message = f"found bytes {found} at the start, wanted WAV, FLAC, Ogg, Opus or MP3"
+def _check_container(container: Container, limits: Limits) -> None:
+    """Let only PCM and float WAV, FLAC, Ogg and MP3 reach the decoder, and only whole files."""
+    if container.refused and not limits.any_format:
+        message = f"found {container.refused}, wanted PCM or float WAV, FLAC, Ogg, Opus or MP3"
         raise RecordingError("unsupported_format", message)
-
-
-class _Stream(soundfile.SoundFile):  # type: ignore[misc]
-    """A file that is only read forward.
-
-    soundfile seeks to where it stands after every read of a seekable file. In MP3 that resets the
-    decoder, so that a file read in blocks comes out damaged at every join (found with 0.14.0: up
-    to half of full scale); in a FLAC of unknown length it fails and loses the last block.
-    """
-
-    def seekable(self) -> bool:
-        """Never, as far as reading is concerned."""
-        return False
-
-
-def _open(data: io.BytesIO) -> soundfile.SoundFile:
-    _check_container(data.getvalue())
-    try:
-        file = _Stream(data)
-    except soundfile.LibsndfileError as error:
-        raise RecordingError("unreadable", f"libsndfile: {error.error_string}") from error
-    low, high = SAMPLE_RATES
-    if not low <= file.samplerate <= high:
-        message = f"found {file.samplerate} Hz, wanted {low} to {high}"
-        raise RecordingError("bad_sample_rate", message)
-    if file.channels > MAX_CHANNELS:
-        message = f"found {file.channels} channels, wanted at most {MAX_CHANNELS}"
-        raise RecordingError("too_many_channels", message)
-    return file
-
-
-def _check_duration(recording: Recording, file: soundfile.SoundFile) -> None:
-    """Refuse what its header says is too long, before hours of it are decoded."""
-    if file.format in ("WAV", "WAVEX") or _knows_length(file):
-        seconds = file.frames / file.samplerate - recording.offset_s
-        if min(seconds, recording.duration_s or seconds) > MAX_DURATION_S:
-            raise RecordingError("too_long", f"found {seconds:.0f} s, {_TOO_LONG}")
-
-
-def _knows_length(file: soundfile.SoundFile) -> bool:
-    """Whether the header counts the frames. FLAC from a pipe says 0, MP3 and Ogg are estimates."""
-    return bool(file.format == "FLAC" and 0 < file.frames < 1 << 36)
-
-
-def _blocks(
-    data: io.BytesIO, file: soundfile.SoundFile, num_frames: int | None
-) -> Iterator[NDArray[np.float32]]:
-    """Up to `num_frames` frames from where the file stands. Shapes (num_frames, channels)."""
-    start, expected = file.tell(), file.frames
-    done = 0
-    while num_frames is None or done < num_frames:
-        wanted = _BLOCK_FRAMES if num_frames is None else min(_BLOCK_FRAMES, num_frames - done)
-        try:
-            block = file.read(wanted, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            at = (start + done) / file.samplerate
-            message = f"libsndfile after {at:.2f} s: {error.error_string}"
-            ran_out = data.tell() >= len(data.getbuffer())
-            raise RecordingError("truncated" if ran_out else "unreadable", message) from error
-        if len(block) == 0:
-            break
-        done += len(block)
-        yield block
-    if num_frames is None and _knows_length(file) and start + done < expected:
-        message = f"found {start + done} of the {expected} frames that the header promises"
+    if container.missing_bytes:
+        message = f"the headers promise {container.missing_bytes} bytes or more that are missing"
         raise RecordingError("truncated", message)
 
 
-def _skip(data: io.BytesIO, file: soundfile.SoundFile, num_frames: int) -> None:
-    """Move on by `num_frames`; seeking is exact in WAV and FLAC, elsewhere frames are read."""
-    if file.format in ("WAV", "WAVEX", "FLAC"):
-        file.seek(min(num_frames, file.frames))
-        return
-    for _ in _blocks(data, file, num_frames):
-        pass
+def _check_duration(recording: Recording, file: soundfile.SoundFile, limits: Limits) -> None:
+    """Refuse what its header says is too long, before hours of it are decoded."""
+    if knows_length(file):
+        seconds = file.frames / file.samplerate - recording.offset_s
+        if min(seconds, recording.duration_s or seconds) > limits.max_duration_s:
+            raise _too_long(limits, f"found {seconds:.0f} s, ")
+
+
+def _too_long(limits: Limits, found: str = "") -> RecordingError:
+    return RecordingError("too_long", f"{found}wanted at most {limits.max_duration_s:.0f} s")
 
 
 def _to_int16(waveform: NDArray[Any]) -> Samples:
@@ -170,44 +73,83 @@ def _to_int16(waveform: NDArray[Any]) -> Samples:
     return np.clip(np.rint(waveform * 32_768.0), -32_768, 32_767).astype(np.int16)
 
 
-def _decode(recording: Recording, data: io.BytesIO, file: soundfile.SoundFile) -> Iterator[Samples]:
+def _mono(
+    data: io.BytesIO, file: soundfile.SoundFile, num_frames: int | None
+) -> Iterator[NDArray[np.float32]]:
+    """Up to `num_frames` frames, each the mean of its channels. Shapes (num_frames,)."""
+    start = file.tell()
+    for block in read_blocks(data, file, num_frames):
+        waveform = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+        is_finite = np.isfinite(waveform)
+        if not is_finite.all():
+            at = (start + int(np.argmin(is_finite))) / file.samplerate
+            raise RecordingError("non_finite", f"NaN or infinity at {at:.2f} s")
+        yield waveform
+        start += len(block)
+
+
+def _decode(
+    data: io.BytesIO, file: soundfile.SoundFile, offset_s: float, duration_s: float | None
+) -> Iterator[Samples]:
     rate = file.samplerate
-    _skip(data, file, round(recording.offset_s * rate))
-    wanted = None if recording.duration_s is None else round(recording.duration_s * rate)
-    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-    done = 0
     with file:
-        for block in _blocks(data, file, wanted):
-            done += len(block)
-            if done > MAX_DURATION_S * rate:
-                raise RecordingError("too_long", _TOO_LONG)
-            waveform = block.mean(axis=1, dtype=np.float32)
-            if not np.isfinite(waveform).all():
-                at = (done - len(block) + int(np.argmin(np.isfinite(waveform)))) / rate
-                raise RecordingError("non_finite", f"NaN or infinity at {at:.2f} s")
-            if rate == SAMPLE_RATE:
-                yield _to_int16(waveform)
-            else:
-                yield _to_int16(resampler.resample_chunk(waveform))
-    if rate != SAMPLE_RATE:
-        yield _to_int16(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        skip(data, file, round(offset_s * rate))
+        waveforms = _mono(data, file, None if duration_s is None else round(duration_s * rate))
+        for waveform in waveforms if rate == SAMPLE_RATE else _resample(waveforms, rate):
+            yield _to_int16(waveform)
 
 
-def _decode_pcm(recording: Recording) -> Iterator[Samples]:
-    if not recording.audio:
-        raise RecordingError("empty", "the file has 0 bytes")
+def _resample(waveforms: Iterable[NDArray[np.float32]], rate: int) -> Iterator[NDArray[np.float32]]:
+    stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+    for waveform in waveforms:
+        yield stream.resample_chunk(waveform)
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _decode_chain(files: Iterable[tuple[io.BytesIO, soundfile.SoundFile]]) -> Iterator[Samples]:
+    """The links of a chained file, each of its own rate. libsndfile stops after the first."""
+    for data, file in files:
+        yield from _decode(data, file, 0.0, None)
+
+
+def _cut(blocks: Iterable[Samples], offset_s: float, duration_s: float | None) -> Iterator[Samples]:
+    """The samples of [offset_s, offset_s + duration_s); `duration_s` None: to the end."""
+    start = round(offset_s * SAMPLE_RATE)
+    end = None if duration_s is None else start + round(duration_s * SAMPLE_RATE)
+    done = 0
+    for block in blocks:
+        if end is not None and done >= end:
+            return
+        yield block[max(start - done, 0) : None if end is None else end - done]
+        done += len(block)
+
+
+def _bound(blocks: Iterable[Samples], limits: Limits) -> Iterator[Samples]:
+    """The blocks, as long as there are not too many."""
+    num_samples = 0
+    for block in blocks:
+        num_samples += len(block)
+        if num_samples > limits.max_duration_s * SAMPLE_RATE:
+            raise _too_long(limits)
+        yield block
+
+
+def _raw_pcm(audio: bytes, start: int, end: int) -> Iterator[Samples]:
     # An odd last byte is half a sample.
-    samples = np.frombuffer(recording.audio, "<i2", count=len(recording.audio) // 2)
-    start = round(recording.offset_s * SAMPLE_RATE)
-    length = len(samples)
-    if recording.duration_s is not None:
-        length = round(recording.duration_s * SAMPLE_RATE)
-    if min(length, len(samples) - start) > MAX_DURATION_S * SAMPLE_RATE:
-        raise RecordingError("too_long", _TOO_LONG)
-    yield samples[start : start + length].astype(np.int16)
+    samples = np.frombuffer(audio, "<i2", count=(end - start) // 2, offset=start)
+    for first in range(0, len(samples), _PCM_BLOCK):
+        yield samples[first : first + _PCM_BLOCK].astype(np.int16)
 
 
-def stream_audio(recording: Recording) -> tuple[AudioInfo, Iterator[Samples]]:
+def needs_decoder(recording: Recording) -> bool:
+    """Whether more than copying is to be done: not for raw PCM, also behind a WAV header."""
+    is_wav = recording.audio[:4] == b"RIFF"
+    return not recording.raw_pcm and not (is_wav and inspect(recording.audio).pcm)
+
+
+def stream_audio(
+    recording: Recording, limits: Limits = DEFAULT_LIMITS
+) -> tuple[AudioInfo, Iterator[Samples]]:
     """Load a recording block by block, so that memory does not grow with its length.
 
     Returns:
@@ -216,24 +158,52 @@ def stream_audio(recording: Recording) -> tuple[AudioInfo, Iterator[Samples]]:
     Raises:
         RecordingError: At once or while iterating; blocks that came before it were sound.
     """
-    if recording.raw_pcm:
-        return AudioInfo(SAMPLE_RATE, 1), _decode_pcm(recording)
-    data = io.BytesIO(recording.audio)
-    file = _open(data)
-    _check_duration(recording, file)
-    return AudioInfo(file.samplerate, file.channels), _decode(recording, data, file)
+    audio, cut = recording.audio, (recording.offset_s, recording.duration_s)
+    check_size(recording, limits)
+    pcm: tuple[int, int] | None = (0, len(audio))
+    if not recording.raw_pcm:
+        container = inspect(audio)
+        _check_container(container, limits)
+        pcm = container.pcm
+    if pcm:
+        check_rate(SAMPLE_RATE, limits)
+        return AudioInfo(SAMPLE_RATE, 1), _bound(_cut(_raw_pcm(audio, *pcm), *cut), limits)
+    data, *others = [
+        io.BytesIO(container.head + (audio if end - start == len(audio) else audio[start:end]))
+        for start, end in container.parts
+    ]
+    file = open_file(data, limits)
+    info = AudioInfo(file.samplerate, file.channels)
+    if others:
+        links = ((part, open_file(part, limits)) for part in others)
+        return info, _bound(_cut(_decode_chain(chain([(data, file)], links)), *cut), limits)
+    _check_duration(recording, file, limits)
+    return info, _bound(_decode(data, file, *cut), limits)
 
 
-def load_waveform(recording: Recording) -> Audio:
+def load_waveform(recording: Recording, limits: Limits = DEFAULT_LIMITS) -> Audio:
     """Load a whole recording.
 
     Raises:
         RecordingError: It cannot be read, or is shorter than 0.1 s.
     """
-    info, blocks = stream_audio(recording)
+    info, blocks = stream_audio(recording, limits)
     samples = np.concatenate([*blocks, np.zeros(0, np.int16)])
     check_length(len(samples))
     return Audio(samples, info)
+
+
+def check_size(recording: Recording, limits: Limits) -> None:
+    """Refuse a recording of no bytes, or of too many.
+
+    Raises:
+        RecordingError: `empty` or `too_large`.
+    """
+    if not recording.audio:
+        raise RecordingError("empty", "the file has 0 bytes")
+    if len(recording.audio) > limits.max_bytes:
+        message = f"found {len(recording.audio)} bytes, wanted at most {limits.max_bytes}"
+        raise RecordingError("too_large", message)
 
 
 def check_length(num_samples: int) -> None:
@@ -247,19 +217,3 @@ def check_length(num_samples: int) -> None:
     if num_samples < MIN_SAMPLES:
         found = num_samples / SAMPLE_RATE
         raise RecordingError("too_short", f"found {found:.3f} s, wanted at least 0.1 s")
-
-
-def probe_duration_s(recording: Recording) -> float:
-    """Length in seconds as the header has it, to plan packs with: a guess where it does not say.
-
-    Depends on the bytes alone, so that packs are the same at every attempt.
-    """
-    total = len(recording.audio) / (2 * SAMPLE_RATE)
-    if not recording.raw_pcm:
-        try:
-            with _open(io.BytesIO(recording.audio)) as file:
-                total = min(file.frames / file.samplerate, MAX_DURATION_S)
-        except RecordingError:
-            return 0.0
-    total = max(0.0, total - recording.offset_s)
-    return total if recording.duration_s is None else min(total, recording.duration_s)

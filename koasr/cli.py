@@ -1,17 +1,23 @@
 """The command line: `koasr COMMAND …`."""
 
 import sys
+from dataclasses import replace
 from typing import Annotated
 
 import cyclopts
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 from rich.console import Console
 
 from koasr import __version__
-from koasr.errors import JobError
-from koasr.options import Device, Options, Precision
+from koasr.errors import JobError, Reason
+from koasr.limits import DEFAULT_LIMITS, Limits
+from koasr.options import Options
+from koasr.stopping import EXIT_STOPPED, Stopped
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+DEFAULT_OPTIONS = Options()
+_Options = Annotated[Options, Parameter(name="*")]
+_Limits = Annotated[Limits, Parameter(name="*", group="Limits of untrusted input")]
 
 app = cyclopts.App(
     name="koasr",
@@ -20,7 +26,7 @@ app = cyclopts.App(
     default_parameter=Parameter(negative_iterable=()),
     suppress_keyboard_interrupt=False,
 )
-# By name, so that neither is imported unless it is called: both bring torch.
+# By name, so that none is imported unless it is called: two bring torch.
 app.command(
     "koasr.convert:convert",
     name="convert",
@@ -40,6 +46,40 @@ app.command(
     empty reference is silence, and is learned. Speech is held in memory: 115 MB an hour.
     """,
 )
+app.command(
+    "koasr.status:status",
+    name="status",
+    help="""Say what an output holds, which runs it has, and what they have left to do.
+
+    Reads names and footers, no rows: koasr verify counts the rows.
+    """,
+)
+app.command(
+    "koasr.verify:verify",
+    name="verify",
+    help="""Read everything an output holds and count it again.
+
+    Holds rows against records, rejects, plans and summaries, looks for what is there twice, and
+    verifies checksums. Exit code: 0 when nothing differs, 1 when something does.
+    """,
+)
+app.command(
+    "koasr.gc:gc",
+    name="gc",
+    help="""Remove what dead runs left: staged packs, orphan rejects, temporary files.
+
+    Nothing that an unfinished run needs to go on is touched, nor any transcript.
+    """,
+)
+app.command(
+    "koasr.forget:forget",
+    name="forget",
+    help="""Take recordings out of an output, and keep every later run from bringing them back.
+
+    Remembers a hash of each id first, then writes every object that holds one anew without it,
+    and removes staged packs that may hold one. When it is cut off, run it again.
+    """,
+)
 
 
 @app.command
@@ -51,17 +91,15 @@ def transcribe(
     model: str,
     revision: str | None = None,
     date: str | None = None,
-    max_reject_rate: Annotated[float, Parameter(validator=validators.Number(gte=0, lte=1))] = 0.05,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    num_actors: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
-    batch_seconds: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None,
+    prune: bool = False,
+    options: _Options = DEFAULT_OPTIONS,
+    limits: _Limits = DEFAULT_LIMITS,
 ) -> int:
     """Transcribe everything the inputs hold and the output lacks.
 
     Run it again after a crash and it goes on; run it the next night and it does what is new.
     Exit code: 0 done; 1 the job could not be done; 2 wrong usage; 3 done, but more was rejected
-    than --max-reject-rate.
+    than --max-reject-rate; 4 stopped before the end, the same command goes on.
 
     Args:
         inputs: Files, folders, globs or URIs (s3://bucket/prefix): tar and Parquet shards, JSONL
@@ -70,19 +108,49 @@ def transcribe(
         model: Directory, URI or hub id of a Wav2Vec2ForCTC checkpoint in safetensors.
         revision: Commit of a hub model, 40 hex digits.
         date: Partition of the rows, YYYY-MM-DD; today in UTC if not given.
-        max_reject_rate: Share of rejected recordings above which the exit code is 3.
-        device: auto takes the cluster's GPUs where it has some.
-        precision: Of the model's body; auto is float16 on a GPU, float32 on a CPU.
-        num_actors: Copies of the model; as many as there are GPUs, or one for 4 CPUs.
-        batch_seconds: Padded seconds of a micro-batch; 240 on a GPU, 40 on a CPU.
+        prune: Take out of the output what lay under the inputs and is no longer there.
+        options: How it runs.
+        limits: What untrusted input may ask.
     """
     from koasr.transcribe import check_stores, open_model
     from koasr.transcribe import transcribe as run
 
     console = Console(soft_wrap=True)
-    options = Options(device, precision, num_actors, batch_seconds, date, max_reject_rate)
     check_stores([*inputs, output, model])
-    return run(inputs, output, open_model(model, revision, console), options, console)
+    options = replace(options, date=date, prune=prune)
+    return run(inputs, output, open_model(model, revision, console), options, limits, console)
+
+
+@app.command
+def retry(
+    output: str,
+    /,
+    *,
+    model: str,
+    revision: str | None = None,
+    reason: tuple[Reason, ...] = (),
+    options: _Options = DEFAULT_OPTIONS,
+    limits: _Limits = DEFAULT_LIMITS,
+) -> int:
+    """Try rejected recordings again, and move what is recovered to the transcripts.
+
+    Only what was rejected is read and computed; each object that holds some is written anew.
+    Exit codes as of koasr transcribe.
+
+    Args:
+        output: Folder or URI of an earlier koasr transcribe.
+        model: The checkpoint that made the output.
+        revision: Commit of a hub model, 40 hex digits.
+        reason: Reasons to try again; by default those that may have passed since.
+        options: How it runs.
+        limits: What untrusted input may ask.
+    """
+    from koasr.transcribe import check_stores, open_model
+    from koasr.transcribe import retry as run
+
+    console = Console(soft_wrap=True)
+    check_stores([output, model])
+    return run(output, reason, open_model(model, revision, console), options, limits, console)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -96,6 +164,9 @@ def main(arguments: list[str] | None = None) -> None:
     except JobError as error:
         print(f"koasr: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Stopped as stopped:
+        print(f"koasr: stopped ({stopped}); the same command goes on from here", file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
     except KeyboardInterrupt:
         print("koasr: stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

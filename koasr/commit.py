@@ -1,15 +1,12 @@
-"""Packs → staged objects → the one object that commits a shard.
+"""Packs of a shard → the one object that commits it.
 
 A shard's transcripts are one object whose name depends on the shard, its version and the
-fingerprint alone. That it exists is the commit; its Parquet footer is the record.
+fingerprint alone. That it exists is the commit; its footer holds the record and the rejects.
 """
 
-import dataclasses
-import io
-import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import itertools
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -17,165 +14,261 @@ import pyarrow.compute as pc
 
 from koasr import __version__
 from koasr.errors import JobError
-from koasr.metrics import ErrorCounts, count_errors
 from koasr.packs import Header
-from koasr.runs import RECORD_KEY, Run, read_record, to_parquet
-from koasr.storage import (
-    exists,
-    join,
-    list_files,
-    read_bytes,
-    remove_tree,
-    transient_errors,
-    write_bytes,
+from koasr.runs import Run
+from koasr.shard_objects import (
+    ShardObject,
+    ensure_rejects,
+    make_copy,
+    make_object,
+    mark_removed,
+    object_name,
+    read_object,
+    read_rejects,
+    read_sources,
+    remove_object,
+    replace_object,
+    rewrite,
 )
+from koasr.staging import (
+    ShardPacks,
+    clear_staged,
+    decode_tables,
+    encode_tables,
+    list_staged,
+    read_staged,
+    stage_pack,
+    staged_key,
+)
+from koasr.storage import transient_errors, write_bytes, write_new
+
+__all__ = [
+    "ShardPacks",
+    "clear_staged",
+    "commit_shard",
+    "decode_tables",
+    "encode_tables",
+    "ensure_rejects",
+    "list_staged",
+    "read_rejects",
+    "read_staged",
+    "rewrite",
+    "stage_pack",
+    "staged_key",
+]
+
+_MAX_ROUNDS = 20
+_JOINT_S = 1e-3
 
 
-def encode_tables(header: Header, transcripts: pa.Table, rejects: pa.Table) -> bytes:
-    """Both tables of a pack as two Arrow streams, one after the other."""
-    sink = io.BytesIO()
-    metadata = {RECORD_KEY: json.dumps(dataclasses.asdict(header))}
-    options = pa.ipc.IpcWriteOptions(compression="zstd", unify_dictionaries=True)
-    for table in (transcripts.replace_schema_metadata(metadata), rejects):
-        with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
-            writer.write_table(table)
-    return sink.getvalue()
+class _Mismatch(Exception):
+    """The packs of a shard do not make a whole."""
 
 
-def decode_tables(data: bytes) -> tuple[Header, pa.Table, pa.Table]:
-    """What `encode_tables` made."""
-    source = io.BytesIO(data)
-    with pa.ipc.open_stream(source) as reader:
-        transcripts = reader.read_all()
-    with pa.ipc.open_stream(source) as reader:
-        rejects = reader.read_all()
-    header = Header(**json.loads(transcripts.schema.metadata[RECORD_KEY]))
-    return header, transcripts.replace_schema_metadata(None), rejects
-
-
-def staged_key(header: Header) -> str:
-    """Name of a staged pack, from which alone a later run sees what is there.
-
-    Example:
-        >>> staged_key(Header("name", "uri", "etag", "5d41402a", 3, True, 10, 99))
-        '000003-0000-last-end-5d41402a'
-    """
-    pack = "last" if header.is_last else "more"
-    piece = "end" if header.is_last_piece else "piece"
-    return f"{header.index:06d}-{header.piece:04d}-{pack}-{piece}-{header.members}"
-
-
-class ShardPacks:
-    """Which packs of one shard are staged, by their keys alone."""
-
-    def __init__(self, keys: Iterable[str] = ()) -> None:
-        self._packs: dict[int, dict[str, set[str]]] = {}
-        for key in keys:
-            self.add(key)
-
-    def add(self, key: str) -> None:
-        """Take in one key. A pack that holds other recordings than before takes its place."""
-        index, _, _, _, members = key.split("-")
-        packs = self._packs.get(int(index), {})
-        self._packs[int(index)] = {members: packs.get(members, set()) | {key}}
-
-    def complete(self) -> dict[int, str]:
-        """Index and members of the packs of which every piece is there."""
-        found = {}
-        for index, packs in self._packs.items():
-            for members, keys in packs.items():
-                pieces = sorted(key.split("-")[1:4] for key in keys)
-                in_order = [int(piece) for piece, _, _ in pieces] == list(range(len(pieces)))
-                if in_order and pieces[-1][2] == "end":
-                    found[index] = members
-        return found
-
-    def without_partial(self) -> "ShardPacks":
-        """The complete packs alone: of the others every piece is made again."""
-        complete = self.complete()
-        return ShardPacks(key for i in complete for key in self._packs[i][complete[i]])
-
-    def all_keys(self) -> list[str] | None:
-        """Keys of the whole shard in order; None while a pack or piece is missing."""
-        complete = self.complete()
-        ends = [i for i in complete if any("-last-" in k for k in self._packs[i][complete[i]])]
-        if not ends or not set(range(min(ends) + 1)) <= complete.keys():
-            return None
-        indices = range(min(ends) + 1)
-        return sorted(key for i in indices for key in self._packs[i][complete[i]])
-
-
-def list_staged(run: Run) -> dict[str, set[str]]:
-    """Shard name → keys of its staged packs."""
-    found: dict[str, set[str]] = {}
-    for file in list_files(join(run.folder, "staged")):
-        folder, _, key = file.uri.rpartition("/")
-        found.setdefault(folder.rsplit("/", 1)[-1], set()).add(key.removesuffix(".arrows"))
-    return found
-
-
-def stage_pack(run: Run, header: Header, data: bytes) -> None:
-    """Keep a finished pack until its shard is complete."""
-    place = run.staged(header.shard, staged_key(header))
-    with transient_errors(place):
-        write_bytes(place, data)
-
-
-def read_staged(run: Run, name: str, keys: Iterable[str]) -> list[bytes]:
-    """These staged packs of a shard; empty if another attempt has cleared them."""
-    found = []
-    for key in keys:
-        try:
-            with transient_errors(run.staged(name, key)):
-                found.append(read_bytes(run.staged(name, key)))
-        except FileNotFoundError:
-            return []
-    return found
-
-
-def commit_shard(run: Run, name: str, packs: Sequence[bytes]) -> dict[str, Any]:
-    """Write a shard's rejects, then its transcripts, which commits it.
+def commit_shard(
+    run: Run, name: str, packs: Sequence[bytes], superseded: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Write a shard's object, which commits it, then take out what it supersedes.
 
     A shard that is committed already is left as it is: its record is adopted. A recording whose
-    later piece failed is in the rejects, so its earlier rows are dropped.
+    later piece failed is in the rejects, so its earlier rows are dropped. A retry run merges its
+    packs, which hold only what was tried again, into the object that is there.
 
     Args:
         run: Names the objects.
         name: Name of the shard's output.
         packs: `encode_tables` of every pack of the shard, in order.
+        superseded: Objects that hold other versions of the shard, or of files of the group.
 
     Returns:
         The record, as it stands in the footer.
 
     Raises:
-        JobError: A pack is missing, or recordings listed are not those transcribed and rejected.
+        JobError: A pack is missing; recordings read are not those transcribed and rejected, and
+            then staged packs are removed; or the object at this name is not of this shard.
+        TransientError: The store failed in a way that may pass.
     """
-    with transient_errors(run.transcripts(name)):
-        if exists(run.transcripts(name)):
-            return read_record(run.transcripts(name))
+    place = run.transcripts(name)
+    with transient_errors(place):
+        record = _adopt(run, place)
+        if record is None:
+            try:
+                record = (_merge if run.retry else _create)(run, name, packs)
+            except _Mismatch as error:
+                # Else the next run would come to the same with what is staged.
+                clear_staged(run, name)
+                message = f"shard {name}: {error}; nothing was written: run it again, or report it"
+                raise JobError(message) from error
+        if superseded:
+            take_out_superseded(run, place, superseded)
+    return record
+
+
+def _adopt(run: Run, place: str) -> dict[str, Any] | None:
+    """The record of the object that is there, if it is what this run would write."""
+    try:
+        record = ensure_rejects(place)
+    except FileNotFoundError:
+        return None
+    return record if not run.retry or record["run_id"] == run.run_id else None
+
+
+def _create(run: Run, name: str, packs: Sequence[bytes]) -> dict[str, Any]:
+    place = run.transcripts(name)
+    headers, transcripts, rejects = _join(name, packs)
+    known = {
+        "shard": headers[0].uri,
+        "version": headers[0].version,
+        "fingerprint": run.fingerprint,
+        "run_id": run.run_id,
+        "koasr": __version__,
+        "removed": {},
+        "retried": 0,
+    }
+    made, data = make_object(known, transcripts, rejects)
+    # The copy first, so that there is one whenever the shard counts as done.
+    write_bytes(run.rejects(name), make_copy(made))
+    is_new = write_new(place, data)
+    try:
+        record = ensure_rejects(place)
+    except FileNotFoundError as error:
+        if is_new:
+            return made.record  # Another driver has a newer version and took this one out.
+        raise JobError(f"shard {name}: its object came and went: run it again") from error
+    if record["attempt"] != made.attempt and _content(record) != _content(made.record):
+        message = f"{place} holds another shard's work ({_content(record)}, {_content(made.record)}"
+        raise JobError(f"{message} here): nothing was written: report this")
+    return record
+
+
+def _content(record: dict[str, Any]) -> tuple[Any, ...]:
+    """What two attempts at a shard agree on, whatever became of single recordings."""
+    count = record["recordings"] + sum(record["removed"].values())
+    return (record["shard"], record["version"], record["fingerprint"], count)
+
+
+def _join(name: str, packs: Sequence[bytes]) -> tuple[list[Header], pa.Table, pa.Table]:
+    """All packs of a shard as one: each recording transcribed or rejected, once."""
     decoded = [decode_tables(data) for data in packs]
     headers = [header for header, _, _ in decoded]
     keys = [staged_key(header) for header in headers]
     if ShardPacks(keys).all_keys() != keys:
         raise JobError(f"shard {name}: packs are missing, found {keys}: run it again")
-    rejects = pa.concat_tables([table for _, _, table in decoded])
-    rejects = _first_of_each(rejects, "recording_id")
-    transcripts = pa.concat_tables([table for _, table, _ in decoded])
-    is_rejected = pc.is_in(transcripts["recording_id"], value_set=rejects["recording_id"])
-    transcripts = transcripts.filter(pc.invert(is_rejected))
-    record = _record(run, headers, transcripts, rejects)
-    _check_account(name, record, transcripts)
-    metadata = {RECORD_KEY: json.dumps(record)}
-    with transient_errors(run.transcripts(name)):
-        for place, table in ((run.rejects(name), rejects), (run.transcripts(name), transcripts)):
-            write_bytes(place, to_parquet(table.replace_schema_metadata(metadata)))
-    return record
+    rejects = _first_of_each(pa.concat_tables([table for _, _, table in decoded]), "recording_id")
+    kept = [_without(table, _ids(rejects)) for _, table, _ in decoded]
+    transcripts = pa.concat_tables(kept)
+    num_read = sum(header.num_recordings for header in headers)
+    num_held = len(_ids(transcripts)) + rejects.num_rows
+    if num_read != num_held:
+        raise _Mismatch(f"{num_read} recordings read, {num_held} in the output")
+    for one, other in itertools.pairwise(kept):
+        _check_joint(one, other)
+    _check_segments(transcripts)
+    return headers, transcripts, rejects
 
 
-def clear_staged(run: Run, name: str) -> None:
-    """Remove the staged packs of a committed shard; what cannot be removed only takes space."""
-    with suppress(Exception):
-        remove_tree(run.staged(name))
+def _check_joint(one: pa.Table, other: pa.Table) -> None:
+    """Compare where a piece starts with where the one before ends.
+
+    Pieces of two attempts of which one gave a recording up (its time was over) are cut at other
+    places: side by side they would hold some speech twice or not at all.
+    """
+    if not other.num_rows:
+        return
+    first = other.slice(0, 1).to_pylist()[0]
+    before = one.filter(pc.equal(one["recording_id"], first["recording_id"]))
+    end_s = pc.max(before["end_s"]).as_py() if before.num_rows else 0.0
+    if end_s is not None and abs(first["start_s"] - end_s) > _JOINT_S:
+        raise _Mismatch(f"a piece starts at {first['start_s']} s, {end_s} s is where it should")
+
+
+def _merge(run: Run, name: str, packs: Sequence[bytes]) -> dict[str, Any]:
+    """Put what a retry run found into the object that is there."""
+    place = run.transcripts(name)
+    for _ in range(_MAX_ROUNDS):
+        try:
+            held = read_object(place)
+            _, transcripts, rejects = _join(name, packs)
+            made, data = make_object(*_merge_tables(run, held, transcripts, rejects))
+            _check_segments(made.transcripts)
+            if replace_object(place, held.attempt, data):
+                return made.record
+        except FileNotFoundError as error:
+            message = f"shard {name} was removed while it was retried: run it again"
+            raise JobError(message) from error
+    raise JobError(f"{place} is written by others again and again: stop them and run it again")
+
+
+def _merge_tables(
+    run: Run, held: ShardObject, new: pa.Table, new_rejects: pa.Table
+) -> tuple[dict[str, Any], pa.Table, pa.Table]:
+    """The record and the tables with the new outcomes of what was rejected.
+
+    What is transcribed stays as it is. A reject that stands for the rest of a shard, which could
+    not be read, makes way for the recordings that can be read now; without one, nothing that the
+    shard did not hold is taken in.
+    """
+    rest = _rest(run, held)
+    transcribed, waiting = _ids(held.transcripts), _ids(held.rejects)
+    found, again = _ids(new), _ids(new_rejects)
+    taken = (found | again) - transcribed if rest else (found | again) & waiting
+    replaced = (taken & waiting) | (rest - again)
+    retried = held.record["retried"] + len(found & taken & waiting)
+    return (
+        held.record | {"run_id": run.run_id, "retried": retried},
+        pa.concat_tables([held.transcripts, _only(new, taken)]),
+        pa.concat_tables([_without(held.rejects, replaced), _only(new_rejects, taken)]),
+    )
+
+
+def _rest(run: Run, held: ShardObject) -> set[str]:
+    """Ids of the rejects to be retried that stand for the rest of a shard."""
+    columns = ["recording_id", "source_uri", "source_key", "reason"]
+    return {
+        row["recording_id"]
+        for row in held.rejects.select(columns).to_pylist()
+        if row["source_uri"] == held.record["shard"] and not row["source_key"]
+        if "all" in run.retry or row["reason"] in run.retry
+    }
+
+
+def take_out_superseded(run: Run, place: str, superseded: Sequence[str]) -> None:
+    """Remove what an object that is committed supersedes.
+
+    Args:
+        run: Whose doing it is.
+        place: The committed object.
+        superseded: A shard's older objects go as a whole; of groups of loose files go the rows
+            of the files that changed.
+    """
+    shard = object_name(place).rsplit(".", 2)[1]
+    sources: dict[str, str] = {}
+    for uri in superseded:
+        if object_name(uri).rsplit(".", 2)[1] == shard:
+            mark_removed(uri, "superseded", run.run_id)
+            remove_object(uri)
+            continue
+        sources = sources or dict(read_sources(place))
+        rewrite(uri, partial(_is_older, sources=sources), "superseded")
+
+
+def _is_older(table: pa.Table, sources: dict[str, str]) -> pa.Array:
+    """Mask of the rows whose source is held in another version elsewhere."""
+    pairs = zip(table["source_uri"].to_pylist(), table["source_version"].to_pylist(), strict=True)
+    return pa.array([sources.get(uri, version) != version for uri, version in pairs], pa.bool_())
+
+
+def _ids(table: pa.Table) -> set[str]:
+    return set(table["recording_id"].to_pylist())
+
+
+def _only(table: pa.Table, ids: set[str]) -> pa.Table:
+    wanted = pa.array(sorted(ids), pa.string())
+    return table.filter(pc.is_in(table["recording_id"], value_set=wanted))
+
+
+def _without(table: pa.Table, ids: set[str]) -> pa.Table:
+    return _only(table, _ids(table) - ids)
 
 
 def _first_of_each(table: pa.Table, column: str) -> pa.Table:
@@ -185,47 +278,6 @@ def _first_of_each(table: pa.Table, column: str) -> pa.Table:
     return table.take(pa.array(list(first.values()), pa.int64()))
 
 
-def _record(
-    run: Run, headers: Sequence[Header], transcripts: pa.Table, rejects: pa.Table
-) -> dict[str, Any]:
-    confidence = transcripts["confidence"]
-    return {
-        "shard": headers[0].uri,
-        "version": headers[0].version,
-        "fingerprint": run.fingerprint,
-        "run_id": run.run_id,
-        "koasr": __version__,
-        "recordings": sum(header.num_recordings for header in headers),
-        "transcribed": pc.count_distinct(transcripts["recording_id"]).as_py(),
-        "rejected": rejects.num_rows,
-        "reasons": dict(Counter(rejects["reason"].to_pylist())),
-        "rows": transcripts.num_rows,
-        "empty": pc.sum(transcripts["is_empty"]).as_py() or 0,
-        "audio_s": pc.sum(transcripts["duration_s"]).as_py() or 0.0,
-        "confidence_sum": pc.sum(pc.cast(confidence, pa.float64())).as_py() or 0.0,
-        "confidence_count": len(confidence) - confidence.null_count,
-        "errors": dataclasses.asdict(_count_errors(transcripts)),
-    }
-
-
-def _count_errors(transcripts: pa.Table) -> ErrorCounts:
-    """Errors over the recordings that came with a reference, each joined from its segments."""
-    columns = ["recording_id", "start_s", "text", "reference"]
-    known = transcripts.select(columns).filter(pc.is_valid(transcripts["reference"]))
-    texts: dict[tuple[str, str], list[tuple[float, str]]] = {}
-    for row in known.to_pylist():
-        key = (row["recording_id"], row["reference"])
-        texts.setdefault(key, []).append((row["start_s"], row["text"]))
-    total = ErrorCounts()
-    for (_, reference), parts in texts.items():
-        total += count_errors(reference, " ".join(text for _, text in sorted(parts)))
-    return total
-
-
-def _check_account(name: str, record: dict[str, Any], transcripts: pa.Table) -> None:
-    accounted = record["transcribed"] + record["rejected"]
-    if record["recordings"] != accounted:
-        found = f"{record['recordings']} recordings read, {accounted} in the output"
-        raise JobError(f"shard {name}: {found}; nothing was written: report this")
+def _check_segments(transcripts: pa.Table) -> None:
     if pc.count_distinct(transcripts["segment_id"]).as_py() != transcripts.num_rows:
-        raise JobError(f"shard {name}: a segment_id twice; nothing was written: report this")
+        raise _Mismatch("a segment_id twice")

@@ -1,42 +1,17 @@
 """Log-probabilities of frames → best path, and how far to trust it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
-from koasr.ctc import TokenSpan, collapse
+from koasr.ctc import BestPath, collapse
 
 TOP_K = 16
 """Entropy over the best 16 tokens only. Over a whole syllable vocabulary of 1,200 it measures the
 tail, which half precision makes up: at the same best probability of 0.999 Tsallis entropy gives
 0.14 or 4e-8 by how the rest is spread."""
-
-
-@dataclass(frozen=True)
-class BestPath:
-    """The best path of one utterance and its raw evidence.
-
-    `token_confidence` is one value a span, in [0, 1]. `seq_logprob` is the log-probability (nats)
-    of the collapsed tokens over all their alignments. `blank_doubt` is the mean of 1 - p(blank)
-    over blank frames, `margin_min` the least distance (nats) from the best token to the second.
-    """
-
-    token_ids: NDArray[np.int64]
-    spans: list[TokenSpan]
-    token_confidence: list[float]
-    seq_logprob: float
-    blank_doubt: float
-    margin_min: float
-
-    @property
-    def raw_confidence(self) -> float:
-        """exp(seq_logprob / num_tokens): mean probability of a token; NaN when there is none."""
-        return float(np.exp(self.seq_logprob / len(self.spans))) if self.spans else float("nan")
 
 
 def _certainty(log_probs: torch.Tensor) -> torch.Tensor:
@@ -85,7 +60,7 @@ def best_paths(utterances: Sequence[torch.Tensor], blank_id: int) -> list[BestPa
         is_blank = token_ids[i, :n] == blank_id
         paths.append(
             BestPath(
-                token_ids=token_ids[i, :n],
+                num_frames=n,
                 spans=spans[i],
                 token_confidence=[float(certainty[i, s.start : s.end].mean()) for s in spans[i]],
                 seq_logprob=-loss,

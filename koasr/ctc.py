@@ -35,6 +35,28 @@ class TokenSpan:
     end: int
 
 
+@dataclass(frozen=True)
+class BestPath:
+    """The best path of one utterance and its raw evidence.
+
+    `token_confidence` is one value a span, in [0, 1]. `seq_logprob` is the log-probability (nats)
+    of the collapsed tokens over all their alignments. `blank_doubt` is the mean of 1 - p(blank)
+    over blank frames, `margin_min` the least distance (nats) from the best token to the second.
+    """
+
+    num_frames: int
+    spans: list[TokenSpan]
+    token_confidence: list[float]
+    seq_logprob: float
+    blank_doubt: float
+    margin_min: float
+
+    @property
+    def raw_confidence(self) -> float:
+        """exp(seq_logprob / num_tokens): mean probability of a token; NaN when there is none."""
+        return float(np.exp(self.seq_logprob / len(self.spans))) if self.spans else float("nan")
+
+
 @dataclass(frozen=True, slots=True)
 class WordSpan:
     """A word and its tokens. `first` and `last` index the utterance's token spans, inclusive."""

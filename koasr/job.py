@@ -4,6 +4,9 @@ import json
 import logging
 import os
 import re
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -12,25 +15,34 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
+from ray.autoscaler.sdk import request_resources
 from ray.data import ActorPoolStrategy, DataContext
+from rich.console import Console
 
 from koasr.checkpoint import Checkpoint
-from koasr.commit import (
-    ShardPacks,
-    clear_staged,
-    commit_shard,
-    list_staged,
-    read_staged,
-    staged_key,
-)
+from koasr.commit import clear_staged, commit_shard, read_staged
 from koasr.errors import JobError, TransientError
+from koasr.ledger import Ledger
 from koasr.pack_rows import header_of
-from koasr.rows import Shard
-from koasr.runs import Run, read_record
-from koasr.stages import SHARD, Compute, Receipt, Transcribe, load_audio, read_packs, stage
+from koasr.runs import Run
+from koasr.stages import (
+    SHARD,
+    Compute,
+    Receipt,
+    Transcribe,
+    Work,
+    is_elsewhere,
+    load_audio,
+    read_packs,
+    stage,
+)
+from koasr.stopping import Stopped, stop
 from koasr.transcripts import Provenance
 
 COMMIT_CPUS = 0.05
+LOG_INTERVAL_S = 30.0
+_GPU_POLL_S = 15.0
+_LAST_COMMITS_S = 15.0
 
 
 def connect() -> None:
@@ -39,11 +51,14 @@ def connect() -> None:
     # (ray-project/ray#53727).
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not ray.is_initialized():
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
         except ConnectionError as error:
             address = os.environ.get("RAY_ADDRESS", "this machine")
             raise JobError(f"no Ray cluster answers at {address}: check RAY_ADDRESS") from error
+        # Ray takes SIGTERM for itself, and would leave without a word.
+        signal.signal(signal.SIGTERM, handler)
     # What goes wrong is raised as well; logged, it would stand on the screen twice.
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -63,31 +78,90 @@ def cluster_resources() -> dict[str, float]:
     return dict(ray.cluster_resources())
 
 
+def _num_gpus() -> int:
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def wait_for_gpu(patience_s: float, num_wanted: int, console: Console) -> None:
+    """Ask the cluster's autoscaler for GPUs, and wait until the first is there.
+
+    Raises:
+        JobError: None came; or this is a cluster of our own, to which none will.
+    """
+    if _num_gpus():
+        return
+    if not is_elsewhere():
+        raise JobError("this machine has no GPU: add one, or pass --device cpu")
+    request_resources(bundles=[{"GPU": 1}] * num_wanted)
+    start_s = spoken_s = time.monotonic()
+    try:
+        while not _num_gpus():
+            now_s = time.monotonic()
+            if now_s - start_s > patience_s:
+                found = f"no GPU came to the cluster in {patience_s:.0f} s"
+                raise JobError(f"{found}: add one, raise --wait-for-gpu, or pass --device cpu")
+            if now_s - spoken_s >= LOG_INTERVAL_S or spoken_s == start_s:
+                spoken_s = now_s
+                waited = f"{now_s - start_s:.0f} of {patience_s:.0f} s"
+                console.print(f"koasr: waiting for a GPU ({waited})", highlight=False)
+            time.sleep(1)
+    finally:
+        request_resources(bundles=[])
+
+
+@contextmanager
+def watch_gpus(patience_s: float) -> Iterator[None]:
+    """Stop the job when the cluster has had no GPU for so long; Ray would wait without a word."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        seen_s = time.monotonic()
+        while not is_over.wait(min(_GPU_POLL_S, patience_s)):
+            if _num_gpus():
+                seen_s = time.monotonic()
+            elif time.monotonic() - seen_s > patience_s:
+                stop(f"the cluster has had no GPU for {patience_s:.0f} s")
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
+
+
 @ray.remote(num_cpus=COMMIT_CPUS, retry_exceptions=[TransientError])  # type: ignore[call-overload, untyped-decorator]
-def commit(run: Run, name: str, keys: list[str]) -> dict[str, Any]:
+def commit(run: Run, name: str, keys: list[str], superseded: list[str]) -> dict[str, Any]:
     """Commit a shard whose packs are all staged under these keys."""
-    record = commit_shard(run, name, read_staged(run, name, keys))
+    record = commit_shard(run, name, read_staged(run, name, keys), superseded)
     clear_staged(run, name)
-    return record
+    return record | {"name": name}
 
 
 def transcribe_shards(
-    run: Run,
-    todo: dict[str, Shard],
-    staged: dict[str, list[str]],
-    checkpoint: Checkpoint,
-    compute: Compute,
+    ledger: Ledger, work: Work, checkpoint: Checkpoint, compute: Compute
 ) -> ray.data.Dataset:
-    """The job as one chain: shards in, receipts out."""
+    """The job as one chain: the shards that are left in, receipts out."""
+    run = ledger.run
     provenance = Provenance(checkpoint.model, checkpoint.revision, run.fingerprint, run.run_id)
-    rows = [asdict(s) | {"name": n, "staged": staged.get(n, [])} for n, s in todo.items()]
+    rows = [
+        asdict(shard) | {"name": name, "staged": ledger.held(name)}
+        for name, shard in ledger.left.items()
+    ]
+    superseded = {name: found for name in ledger.left if (found := ledger.superseded(name))}
     return (
         ray.data.from_arrow(pa.Table.from_pylist(rows, schema=SHARD))
         .repartition(target_num_rows_per_block=1)
-        .map_batches(read_packs, batch_size=1, batch_format="pyarrow", num_cpus=compute.read_cpus)
+        .map_batches(
+            read_packs,
+            fn_args=[run, work],
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=compute.read_cpus,
+        )
         .map_batches(
             load_audio,
-            fn_args=[checkpoint.samples_per_frame],
+            fn_args=[work],
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=compute.load_cpus,
@@ -103,7 +177,7 @@ def transcribe_shards(
         )
         .map_batches(
             stage,
-            fn_args=[run],
+            fn_args=[run, superseded],
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=compute.stage_cpus,
@@ -131,63 +205,57 @@ def task_errors() -> Iterator[None]:
 
 
 def execute(
-    run: Run,
-    plan: dict[str, Shard],
-    committed: dict[str, str],
-    checkpoint: Checkpoint,
-    compute: Compute,
+    ledger: Ledger, work: Work, checkpoint: Checkpoint, compute: Compute
 ) -> Iterator[Receipt | dict[str, Any]]:
-    """Do what is left of a run's plan.
+    """Do what is left of a run's plan, and enter it into its ledger.
 
     Args:
-        run: Names the objects.
-        plan: `read_plan` of the run.
-        committed: `list_committed` of its output.
+        ledger: Of the run.
+        work: How recordings become segments.
         checkpoint: The model.
         compute: How it runs.
 
     Yields:
-        A receipt for each pack as it is done, and a record for each shard as it is committed, those
-        committed before included: at the end one record for each shard of the plan.
+        A receipt for each pack as it is done, and a record for each shard as it is committed in
+        this session.
     """
     with task_errors():
-        yield from _execute(run, plan, committed, checkpoint, compute)
+        yield from _execute(ledger, work, checkpoint, compute)
+    ledger.check()
 
 
 def _execute(
-    run: Run,
-    plan: dict[str, Shard],
-    committed: dict[str, str],
-    checkpoint: Checkpoint,
-    compute: Compute,
+    ledger: Ledger, work: Work, checkpoint: Checkpoint, compute: Compute
 ) -> Iterator[Receipt | dict[str, Any]]:
-    yield from (read_record(committed[name]) for name in plan if name in committed)
-    staged = list_staged(run)
-    todo = {name: shard for name, shard in plan.items() if name not in committed}
-    packs = {name: ShardPacks(staged.get(name, ())).without_partial() for name in todo}
-    commits = []
-    for name in todo:
-        if keys := packs[name].all_keys():
-            commits.append(commit.remote(run, name, keys))
-            packs.pop(name)
-    left = {name: todo[name] for name in packs}
-    if left:
-        held = {name: sorted(staged.get(name, ())) for name in left}
-        dataset = transcribe_shards(run, left, held, checkpoint, compute)
-        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for row in table.to_pylist():
-                header = header_of(row)
-                yield Receipt(**{f.name: row[f.name] for f in fields(Receipt)})
-                if header.shard not in packs:
-                    continue
-                packs[header.shard].add(staged_key(header))
-                if row["record"]:
-                    packs.pop(header.shard)
-                    yield json.loads(row["record"])
-                elif keys := packs[header.shard].all_keys():
-                    packs.pop(header.shard)
-                    commits.append(commit.remote(run, header.shard, keys))
-            if commits:
-                done, commits = ray.wait(commits, num_returns=len(commits), timeout=0)
-                yield from ray.get(done)
-    yield from ray.get(commits)
+    commits: list[Any] = []
+    keys: list[str] | None
+
+    def start_commit(name: str, keys: list[str]) -> None:
+        commits.append(commit.remote(ledger.run, name, keys, ledger.superseded(name)))
+
+    def enter(records: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for record in records:
+            ledger.close(record.pop("name"), record)
+            yield record
+
+    for name, keys in ledger.ready.items():
+        start_commit(name, keys)
+    try:
+        if ledger.left:
+            dataset = transcribe_shards(ledger, work, checkpoint, compute)
+            for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+                for row in table.to_pylist():
+                    header = header_of(row)
+                    yield Receipt(**{f.name: row[f.name] for f in fields(Receipt)})
+                    if row["record"]:
+                        yield from enter([json.loads(row["record"]) | {"name": header.shard}])
+                    elif keys := ledger.add(header):
+                        start_commit(header.shard, keys)
+                if commits:
+                    done, commits = ray.wait(commits, num_returns=len(commits), timeout=0)
+                    yield from enter(ray.get(done))
+        yield from enter(ray.get(commits))
+    except Stopped:
+        # A shard whose packs are all there is seconds from done.
+        ray.wait(commits, num_returns=len(commits), timeout=_LAST_COMMITS_S) if commits else None
+        raise

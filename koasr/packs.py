@@ -5,17 +5,21 @@ replays generators and refuses a different count.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from koasr.audio import AudioInfo, check_length, probe_duration_s, stream_audio
-from koasr.errors import RecordingError
+from koasr.audio import AudioInfo, Samples, check_length, stream_audio
+from koasr.errors import RecordingError, TransientError
+from koasr.headers import probe_duration_s
 from koasr.rows import SAMPLE_RATE, Recording, Reject, Shard, reject, short_hash
 from koasr.segments import Segment, cut_segments
 
 PACK_SECONDS = 20 * 60
 MAX_PACK_BYTES = 128 << 20
 """Encoded bytes. 20 minutes of 44.1 kHz stereo WAV are 212 MB, more than a block should hold."""
+
+Decode = Callable[[Recording], tuple[AudioInfo, Iterator[Samples]]]
+"""What `stream_audio` and `Decoder.stream` are."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,12 @@ class _Open:
     size_bytes: int = 0
 
 
-def plan_packs(items: Iterable[Recording | Reject], shard: Shard, name: str) -> Iterator[Pack]:
+def plan_packs(
+    items: Iterable[Recording | Reject],
+    shard: Shard,
+    name: str,
+    pack_seconds: float = PACK_SECONDS,
+) -> Iterator[Pack]:
     """Recordings in order as packs of at most 20 minutes and 128 MiB; at least one pack.
 
     A recording longer than that is a pack of its own.
@@ -90,6 +99,7 @@ def plan_packs(items: Iterable[Recording | Reject], shard: Shard, name: str) -> 
         items: What `read_recordings` gives.
         shard: Where they lie.
         name: Name of the shard's output.
+        pack_seconds: Seconds of a pack. Another value makes other packs.
     """
     held = _Open()
     index = 0
@@ -101,7 +111,7 @@ def plan_packs(items: Iterable[Recording | Reject], shard: Shard, name: str) -> 
         # Lines of a manifest that cut one file share its bytes.
         is_shared = bool(held.recordings) and held.recordings[-1].audio is item.audio
         size = 0 if is_shared else len(item.audio)
-        is_full = held.seconds + seconds > PACK_SECONDS or held.size_bytes + size > MAX_PACK_BYTES
+        is_full = held.seconds + seconds > pack_seconds or held.size_bytes + size > MAX_PACK_BYTES
         if held.recordings and is_full:
             yield _close(held, shard, name, index, is_last=False)
             held, index, size = _Open(), index + 1, len(item.audio)
@@ -121,8 +131,10 @@ def _close(held: _Open, shard: Shard, name: str, index: int, *, is_last: bool) -
     return Pack(header, held.recordings, held.rejects)
 
 
-def _segments(recording: Recording, samples_per_frame: int) -> Iterator[tuple[AudioInfo, Segment]]:
-    info, blocks = stream_audio(recording)
+def _segments(
+    recording: Recording, samples_per_frame: int, decode: Decode
+) -> Iterator[tuple[AudioInfo, Segment]]:
+    info, blocks = decode(recording)
     num_samples = 0
     for segment in cut_segments(blocks, samples_per_frame):
         num_samples = segment.start + len(segment.samples)
@@ -160,23 +172,39 @@ class _Piece:
         )
 
 
-def load_pack(pack: Pack, samples_per_frame: int) -> Iterator[LoadedPack]:
+def load_pack(
+    pack: Pack,
+    samples_per_frame: int,
+    decode: Decode = stream_audio,
+    pack_seconds: float = PACK_SECONDS,
+) -> Iterator[LoadedPack]:
     """Load a pack's recordings and cut them; one pack, or pieces of at most 20 minutes.
 
     A recording that fails is a reject, also when earlier pieces hold segments of it: the commit
     drops those.
+
+    Args:
+        pack: What `plan_packs` gives.
+        samples_per_frame: Cuts lie on multiples of it.
+        decode: How a recording becomes samples.
+        pack_seconds: Seconds of a piece.
+
+    Raises:
+        TransientError: From `decode`: this machine cannot decode anything now.
     """
     piece, number = _Piece(), 0
     piece.rejects += pack.rejects
     for recording in pack.recordings:
         try:
-            for info, segment in _segments(recording, samples_per_frame):
-                if piece.num_samples + len(segment.samples) > PACK_SECONDS * SAMPLE_RATE:
+            for info, segment in _segments(recording, samples_per_frame, decode):
+                if piece.num_samples + len(segment.samples) > pack_seconds * SAMPLE_RATE:
                     yield piece.close(pack.header, number, is_last=False)
                     piece, number = _Piece(), number + 1
                 piece.add(recording, info, segment)
         except RecordingError as error:
             piece.rejects.append(reject(recording, "load", error.reason, error.message))
+        except TransientError:
+            raise
         # Untrusted bytes fail in more ways than can be named, and one must not stop the run.
         except Exception as error:
             message = f"{type(error).__name__}: {error}"

@@ -17,7 +17,7 @@ class RunProgress:
     The share done is that of encoded bytes, the one size known before anything is read.
     """
 
-    def __init__(self, console: Console, *, total_bytes: int, num_shards: int) -> None:
+    def __init__(self, console: Console, total_bytes: int, num_shards: int) -> None:
         self.audio_s = 0.0
         self._console = console
         self._total_bytes, self._num_shards = max(total_bytes, 1), num_shards
@@ -52,9 +52,9 @@ class RunProgress:
         self._rejects += num_rejects
         self._show()
 
-    def add_shard(self) -> None:
-        """Count a committed shard."""
-        self._shards += 1
+    def add_shards(self, count: int) -> None:
+        """Count committed shards."""
+        self._shards += count
         self._show()
 
     def _line(self) -> str:

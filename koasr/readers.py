@@ -1,23 +1,26 @@
 """One shard → its recordings, encoded, in the order they lie in it; nothing goes to disk."""
 
 import math
+import os.path
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from koasr.errors import JobError, RecordingError, TransientError
+from koasr.items import Item, identify, nfc, split_columns, storable, unescape_name, unread
+from koasr.limits import DEFAULT_LIMITS, Limits
+from koasr.manifests import local_problem, manifest_lines, resolve, spellings
+from koasr.parquets import read_parquet
+from koasr.rows import Kind, Recording, Reject, Shard, StoredFile
+from koasr.sources import decode_text
+from koasr.storage import transient_errors, version_of
+from koasr.stored import read_at_most
+from koasr.tars import read_tar
 
-from koasr.errors import JobError, TransientError
-from koasr.rows import Recording, Reject, Shard, recording_id
-from koasr.sources import decode_text, manifest_entries, resolve
-from koasr.storage import open_fs, read_bytes, transient_errors, version_of
-from koasr.tars import MAX_RECORDING_BYTES, Item, read_tar, split_columns, storable, unread
-
-_PARQUET_BATCH_ROWS = 32
+_MAX_REFERENCE_FILE_BYTES = 16 << 20
 
 
-def read_recordings(shard: Shard) -> Iterator[Item]:
+def read_recordings(shard: Shard, limits: Limits = DEFAULT_LIMITS) -> Iterator[Item]:
     """Every recording of a shard, once; what cannot be read is a reject.
 
     A shard that vanished, changed or breaks off is one reject for all that could not be read.
@@ -26,15 +29,20 @@ def read_recordings(shard: Shard) -> Iterator[Item]:
         TransientError: The store failed in a way that may pass.
         JobError: The store denied access.
     """
-    readers = {"tar": read_tar, "parquet": _read_parquet, "files": _read_files}
     try:
         if shard.kind != "files":
             with transient_errors(shard.uri):
-                if version_of(shard.uri) != shard.version:
+                if version_of(unescape_name(shard.uri)) != shard.version:
                     message = "changed since it was listed: the next run takes the new version"
                     yield unread(shard, "", "unreadable", message)
                     return
-        yield from readers.get(shard.kind, _read_manifest)(shard)
+        for number, item in enumerate(_READERS[shard.kind](shard, limits)):
+            # A group of files was bounded when it was made, and each of its files is accounted for.
+            if number == limits.max_members and shard.kind != "files":
+                message = f"wanted at most {limits.max_members} recordings in a shard"
+                yield unread(shard, "", "too_large", message)
+                return
+            yield item
     except (TransientError, JobError):
         raise
     except (FileNotFoundError, PermissionError) as error:
@@ -45,109 +53,70 @@ def read_recordings(shard: Shard) -> Iterator[Item]:
         yield unread(shard, "", "unreadable", message)
 
 
-def _audio_column(schema: pa.Schema) -> str | None:
-    for column in schema:
-        if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
-            return str(column.name)
-    return next((c.name for c in schema if pa.types.is_binary(c.type) and c.name == "audio"), None)
+def _read_file(uri: str, root: str, limits: Limits) -> bytes:
+    """The bytes of a recording that is a file.
+
+    Raises:
+        RecordingError: Gone, no file, a link out of `root`, or too large.
+    """
+    try:
+        problem = local_problem(uri, root, limits.allow)
+        if problem is not None:
+            raise RecordingError("unreadable", f"found {problem}")
+        audio = read_at_most(uri, limits.max_bytes + 1)
+    except (FileNotFoundError, PermissionError) as error:
+        raise RecordingError("unreadable", f"{uri}: {type(error).__name__}") from error
+    if len(audio) > limits.max_bytes:
+        message = f"found more than {limits.max_bytes} bytes, wanted at most that"
+        raise RecordingError("too_large", message)
+    return audio
 
 
-class _Watched:
-    """A stored file whose own failures are told from those that Parquet finds in its bytes."""
-
-    closed = False
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        fs, path = open_fs(uri)
-        with transient_errors(uri):
-            self._file = fs.open(path, "rb")
-
-    def read(self, size: int = -1) -> bytes:
-        with transient_errors(self._uri):
-            return bytes(self._file.read(size))
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return int(self._file.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._file.tell())
-
-    def close(self) -> None:
-        self._file.close()
-        self.closed = True
+def _read_spelled(uri: str, root: str, limits: Limits) -> bytes:
+    """The bytes of a file whose name a manifest may have composed otherwise than the store."""
+    *others, last = spellings(uri)
+    for name in others:
+        try:
+            return _read_file(name, root, limits)
+        except RecordingError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+    return _read_file(last, root, limits)
 
 
-def _read_parquet(shard: Shard) -> Iterator[Item]:
-    """Rows as the Hugging Face hub has them: a column `audio` of struct<bytes, path>."""
-    parquet = pq.ParquetFile(pa.PythonFile(_Watched(shard.uri), mode="r"))
-    audio_column = _audio_column(parquet.schema_arrow)
-    if audio_column is None:
-        found = ", ".join(parquet.schema_arrow.names)
-        message = f"found columns {found}; wanted one of struct<bytes, path>"
-        yield unread(shard, "", "unsupported_format", message)
-        return
-    number = 0
-    for batch in parquet.iter_batches(batch_size=_PARQUET_BATCH_ROWS):
-        for row in batch.to_pylist():
-            yield _parquet_row(shard, f"{number}", row.pop(audio_column), row)
-            number += 1
-
-
-def _parquet_row(shard: Shard, key: str, audio: Any, columns: dict[str, Any]) -> Item:
-    reference, metadata = split_columns(columns)
-    if isinstance(audio, dict):
-        metadata |= {"path": storable(str(audio["path"]))} if audio.get("path") else {}
-        audio = audio["bytes"]
-    if audio is None:
-        return unread(shard, key, "unreadable", "the row has no audio bytes, only a path")
-    name = recording_id(shard.uri, key)
-    raw_pcm = metadata.get("path", "").lower().endswith(".pcm")
-    return Recording(name, shard.uri, key, shard.version, audio, reference, metadata, raw_pcm)
-
-
-def _read_manifest(shard: Shard) -> Iterator[Item]:
+def _read_manifest(shard: Shard, limits: Limits) -> Iterator[Item]:
     """Lines of a JSONL manifest or a `.trn` script; several lines may cut one file."""
     held: tuple[str, bytes] = ("", b"")
-    with transient_errors(shard.uri):
-        entries = list(manifest_entries(shard))
-    for key, entry in entries:
-        if not entry:
-            yield unread(shard, key, "unreadable", "not a JSON object with audio_filepath")
-            continue
-        uri = resolve(shard.audio_root, str(entry.pop("audio_filepath")))
-        if uri is None:
-            message = f"the path leads out of {shard.audio_root}: move the manifest above its audio"
-            yield unread(shard, key, "bad_name", message)
-            continue
-        if held[0] != uri:
-            try:
-                with transient_errors(uri):
-                    held = (uri, read_bytes(uri))
-            except (FileNotFoundError, PermissionError) as error:
-                yield unread(shard, key, "unreadable", f"{uri}: {type(error).__name__}")
-                continue
-        yield _cut(shard, storable(key), held[1], uri, entry)
+    for key, entry in manifest_lines(shard, limits):
+        try:
+            if isinstance(entry, RecordingError):
+                raise entry
+            uri = resolve(shard.audio_root, entry.pop("audio_filepath"), limits.allow)
+            if uri is None:
+                message = f"the path leads out of {shard.audio_root}: wanted one below it, without"
+                message += " '..', '::', credentials or query; or pass --allow for its folder"
+                raise RecordingError("bad_name", message)
+            if held[0] != uri:
+                held = ("", b"")
+                held = (uri, _read_spelled(uri, shard.audio_root, limits))
+            yield _cut(shard, key, held[1], uri, entry)
+        except RecordingError as error:
+            yield unread(shard, key, error.reason, error.message)
 
 
 def _seconds(value: Any) -> float:
-    seconds = float(value)
-    if not math.isfinite(seconds) or not 0 <= seconds < 1e7:
-        raise ValueError(f"{seconds} s")
-    return seconds
-
-
-def _cut(shard: Shard, key: str, audio: bytes, uri: str, entry: dict[str, Any]) -> Item:
-    offset, duration = entry.get("offset"), entry.get("duration")
-    try:
-        offset_s = _seconds(offset or 0.0)
-        duration_s = None if duration is None else _seconds(duration)
-    except (TypeError, ValueError):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not 0 <= value < 1e7:
         message = "offset and duration are not numbers of seconds from 0 on"
-        return unread(shard, key, "unreadable", message)
+        raise RecordingError("unreadable", message)
+    return float(value)
+
+
+def _cut(shard: Shard, key: str, audio: bytes, uri: str, entry: dict[str, Any]) -> Recording:
+    offset, duration = entry.get("offset"), entry.get("duration")
     reference, metadata = split_columns(entry)
     return Recording(
-        recording_id(shard.uri, key),
+        identify(shard.uri, key),
         shard.uri,
         key,
         shard.version,
@@ -155,40 +124,55 @@ def _cut(shard: Shard, key: str, audio: bytes, uri: str, entry: dict[str, Any]) 
         reference,
         metadata,
         raw_pcm=uri.lower().endswith(".pcm"),
-        offset_s=offset_s,
-        duration_s=duration_s,
+        offset_s=0.0 if offset is None else _seconds(offset),
+        duration_s=None if duration is None else _seconds(duration),
     )
 
 
-def _reference(uri: str, audio_uri: str, held: dict[str, dict[str, str]]) -> str | None:
-    if not uri:
-        return None
-    if uri not in held:
-        with transient_errors(uri):
-            text = decode_text(read_bytes(uri))
-        lines = (line.partition(" ") for line in text.splitlines())
-        is_trans = uri.endswith(".trans.txt")
-        held.clear()
-        held[uri] = {k: v.strip() for k, _, v in lines} if is_trans else {"": text}
-    stem = posixpath.splitext(posixpath.basename(audio_uri))[0]
-    return held[uri].get(stem, held[uri].get(""))
+def _references(uri: str) -> dict[str, str]:
+    """The lines of a `*.trans.txt` by the names they start with; any other text by ""."""
+    text = storable(decode_text(read_at_most(uri, _MAX_REFERENCE_FILE_BYTES)))
+    if not uri.endswith(".trans.txt"):
+        return {"": text}
+    lines = (line.partition(" ") for line in text.splitlines())
+    return {nfc(name): reference.strip() for name, _, reference in lines}
 
 
-def _read_files(shard: Shard) -> Iterator[Item]:
-    held: dict[str, dict[str, str]] = {}
+def _read_files(shard: Shard, limits: Limits) -> Iterator[Item]:
+    held: tuple[str, dict[str, str]] = ("", {})
+    folder = posixpath.dirname(shard.files[0].uri)
+    if "://" not in folder:
+        folder = os.path.commonpath([posixpath.dirname(file.uri) for file in shard.files])
     for file in shard.files:
-        name = recording_id(file.uri)
-        if file.size_bytes > MAX_RECORDING_BYTES:
-            message = f"found {file.size_bytes} bytes, wanted at most {MAX_RECORDING_BYTES}"
-            yield Reject(name, file.uri, "", file.version, "read", "too_large", message)
-            continue
         try:
-            with transient_errors(file.uri):
-                audio = read_bytes(file.uri)
-            reference = _reference(file.reference_uri, file.uri, held)
-        except (FileNotFoundError, PermissionError) as error:
-            message = f"{type(error).__name__} since it was listed"
-            yield Reject(name, file.uri, "", file.version, "read", "unreadable", message)
-            continue
-        raw_pcm = file.uri.lower().endswith(".pcm")
-        yield Recording(name, file.uri, "", file.version, audio, reference, {}, raw_pcm)
+            if file.size_bytes > limits.max_bytes:
+                message = f"found {file.size_bytes} bytes, wanted at most {limits.max_bytes}"
+                raise RecordingError("too_large", message)
+            audio = _read_file(file.uri, folder, limits)
+            if file.reference_uri != held[0]:
+                held = (file.reference_uri, _held_references(file))
+            stem = nfc(posixpath.splitext(posixpath.basename(file.uri))[0])
+            place = (identify(file.uri), file.uri, "", file.version)
+            reference, _ = split_columns({"text": held[1].get(stem, held[1].get(""))})
+            raw_pcm = file.uri.lower().endswith(".pcm")
+            yield Recording(*place, audio, reference, {}, raw_pcm)
+        except RecordingError as error:
+            place = (identify(file.uri), file.uri, "", file.version)
+            yield Reject(*place, "read", error.reason, storable(error.message), file.size_bytes)
+
+
+def _held_references(file: StoredFile) -> dict[str, str]:
+    try:
+        return _references(file.reference_uri) if file.reference_uri else {}
+    except (FileNotFoundError, PermissionError) as error:
+        message = f"its reference {file.reference_uri}: {type(error).__name__}"
+        raise RecordingError("unreadable", message) from error
+
+
+_READERS: dict[Kind, Callable[[Shard, Limits], Iterator[Item]]] = {
+    "tar": read_tar,
+    "parquet": read_parquet,
+    "manifest": _read_manifest,
+    "trn": _read_manifest,
+    "files": _read_files,
+}

@@ -3,9 +3,10 @@
 import dataclasses
 import io
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,16 +14,21 @@ import pyarrow.parquet as pq
 from koasr.errors import JobError
 from koasr.rows import Shard, StoredFile, short_hash
 from koasr.storage import (
+    impatient,
     job_errors,
     join,
     list_files,
-    open_fs,
     read_bytes,
-    remove_tree,
+    remove,
     write_bytes,
 )
 
 RECORD_KEY = b"koasr"
+_TAIL_BYTES = 1 << 16
+"""Of a Parquet file: its footer, with few rejects."""
+_NUM_READS = 3
+T = TypeVar("T")
+
 _FORMAT = "format.json"
 _FILE = pa.struct(
     [
@@ -47,12 +53,17 @@ PLAN = pa.schema(
 
 @dataclass(frozen=True)
 class Run:
-    """One run's place in an output. `date` (YYYY-MM-DD) names the partition of its rows."""
+    """One run's place in an output. `date` (YYYY-MM-DD) names the partition of its rows.
+
+    `retry` holds the reasons (or "all") of a run that tries rejected recordings again: its plan
+    names objects that are committed under this date, and it merges into them.
+    """
 
     output: str
     run_id: str
     date: str
     fingerprint: str
+    retry: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -90,7 +101,7 @@ def check_output(output: str, parts: dict[str, str]) -> None:
         JobError: The differing parts side by side, or why the output cannot be written.
     """
     place = join(output, "_koasr", _FORMAT)
-    with job_errors(output):
+    with job_errors(output), impatient():
         try:
             held = json.loads(read_bytes(place))["parts"]
         except FileNotFoundError:
@@ -102,9 +113,9 @@ def check_output(output: str, parts: dict[str, str]) -> None:
             raise JobError(message)
     probe = join(output, "_koasr", "probe")
     try:
-        with job_errors(output):
+        with job_errors(output), impatient():
             write_bytes(probe, b"")
-            remove_tree(probe)
+            remove(probe)
     except JobError as error:
         raise JobError(f"the output cannot be written: {error}") from error
 
@@ -121,38 +132,108 @@ def fingerprint_of(parts: dict[str, str]) -> str:
     return short_hash(json.dumps(parts, sort_keys=True))
 
 
+def list_objects(output: str) -> dict[str, list[str]]:
+    """Shard name → URIs of its committed objects, the earliest date first.
+
+    There is one, unless two drivers committed the shard under two dates at once.
+    """
+    found: dict[str, list[str]] = {}
+    for file in list_files(join(output, "transcripts")):
+        name = file.uri.rsplit("/", 1)[-1]
+        if name.endswith(".parquet"):
+            found.setdefault(name.removesuffix(".parquet"), []).append(file.uri)
+    return found
+
+
 def list_committed(output: str) -> dict[str, str]:
-    """Shard name → URI of every committed object, over all dates."""
-    files = list_files(join(output, "transcripts"))
-    names = ((file.uri.rsplit("/", 1)[-1], file.uri) for file in files)
-    return {name.removesuffix(".parquet"): uri for name, uri in names if name.endswith(".parquet")}
+    """Shard name → URI of its committed object, over all dates; the earliest where there are two.
+
+    All drivers agree on the earliest, so it is the one that stays.
+    """
+    return {name: uris[0] for name, uris in list_objects(output).items()}
+
+
+def read_sound(uri: str, work: Callable[[], T]) -> T:
+    """What `work` reads of a Parquet file; read again where it is damaged, maybe on the way.
+
+    Args:
+        uri: The file.
+        work: Reads and parses it.
+
+    Raises:
+        JobError: It stays damaged.
+    """
+    problem: Exception | None = None
+    for _ in range(_NUM_READS):
+        try:
+            return work()
+        except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+            problem = error
+        except OSError as error:
+            # What Parquet finds has no number; what the store says has, or a class of its own.
+            if type(error) is not OSError or error.errno is not None:
+                raise
+            problem = error
+    found = " ".join(f"{problem}".split())[:200]
+    raise JobError(f"{uri} is damaged or no Parquet file: {found}") from problem
+
+
+def read_footer(uri: str) -> dict[bytes, bytes]:
+    """The key-value metadata of a Parquet file, from its last bytes alone.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        JobError: It is no Parquet file.
+    """
+
+    def read() -> dict[bytes, bytes]:
+        tail = read_bytes(uri, start=-_TAIL_BYTES)
+        size_bytes = int.from_bytes(tail[-8:-4], "little") + 8
+        if size_bytes > len(tail):
+            tail = read_bytes(uri, start=-size_bytes)
+        return dict(pq.read_metadata(io.BytesIO(tail)).metadata or {})
+
+    return read_sound(uri, read)
 
 
 def read_record(uri: str) -> dict[str, Any]:
     """The commit record in a Parquet footer."""
-    fs, path = open_fs(uri)
-    with fs.open(path, "rb") as file:
-        metadata = pq.read_schema(file).metadata or {}
-    if RECORD_KEY not in metadata:
+    return read_sound(uri, lambda: open_record(uri, read_footer(uri)))
+
+
+def open_record(uri: str, footer: dict[bytes, bytes]) -> dict[str, Any]:
+    """The commit record in a footer that was read.
+
+    Raises:
+        JobError: There is none.
+        ValueError: It is damaged.
+    """
+    if RECORD_KEY not in footer:
         raise JobError(f"{uri} has no commit record: it was not written by koasr; move it away")
-    record: dict[str, Any] = json.loads(metadata[RECORD_KEY])
+    record: dict[str, Any] = json.loads(footer[RECORD_KEY])
     return record
 
 
-def committed_files(committed: dict[str, str]) -> set[tuple[str, str]]:
-    """(source_uri, source_version) of every loose file in the transcripts or the rejects."""
-    found: set[tuple[str, str]] = set()
-    for name, uri in committed.items():
-        if not name.startswith("files-"):
-            continue
-        root, _, below = uri.rpartition("/transcripts/")
-        for place in (uri, join(root, "rejects", below)):
-            fs, path = open_fs(place)
-            with fs.open(path, "rb") as file:
-                table = pq.read_table(file, columns=["source_uri", "source_version"])
-            columns = (table[name].to_pylist() for name in ("source_uri", "source_version"))
-            found.update(zip(*columns, strict=True))
-    return found
+def is_group(name: str) -> bool:
+    """Whether this is the name of a group of loose files.
+
+    Example:
+        >>> is_group("files-42d19ac1934f.37d94b0a987a.34a8971cf9fb"), is_group("files-1.a.b")
+        (True, False)
+    """
+    return re.match(r"files-[0-9a-f]{12}\.", name) is not None
+
+
+def read_forgotten(output: str) -> frozenset[str]:
+    """Keys of the recordings that were forgotten and must not come back; see `is_forgotten_key`."""
+    files = list_files(join(output, "_koasr", "forgotten"))
+    lines = (line for file in files for line in read_bytes(file.uri).decode().splitlines())
+    return frozenset(line for line in lines if line)
+
+
+def is_forgotten_key(recording_id: str) -> str:
+    """What the deny list keeps of a recording: a hash, since its id may name a person."""
+    return short_hash(recording_id, length=32)
 
 
 def write_plan(run: Run, shards: Iterable[Shard]) -> None:
@@ -181,12 +262,21 @@ def unfinished_runs(output: str) -> list[Run]:
     for uri in sorted(uri for uri in files if uri.endswith("/plan.parquet")):
         if uri.replace("/plan.parquet", "/summary.json") not in files:
             metadata = pq.read_schema(io.BytesIO(read_bytes(uri))).metadata
-            runs.append(Run(**json.loads(metadata[RECORD_KEY]) | {"output": output}))
+            columns = json.loads(metadata[RECORD_KEY]) | {"output": output}
+            runs.append(Run(**columns | {"retry": tuple(columns.get("retry", ()))}))
     return runs
 
 
-def to_parquet(table: pa.Table) -> bytes:
-    """A table as the bytes of one Parquet file."""
+def to_parquet(table: pa.Table, metadata: dict[bytes, bytes] | None = None) -> bytes:
+    """A table as the bytes of one Parquet file whose pages carry checksums.
+
+    Args:
+        table: The rows.
+        metadata: Goes into the footer. In the table's own schema it would be written twice.
+    """
     sink = io.BytesIO()
-    pq.write_table(table.unify_dictionaries(), sink, compression="zstd")
+    options = {"compression": "zstd", "write_page_checksum": True}
+    with pq.ParquetWriter(sink, table.schema, **options) as writer:
+        writer.write_table(table.unify_dictionaries())
+        writer.add_key_value_metadata(metadata or {})
     return sink.getvalue()

@@ -1,14 +1,17 @@
 """Input URIs → shards, told apart by what they are."""
 
-import json
+import os
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from koasr.errors import JobError
+from koasr.errors import JobError, RecordingError, TransientError
+from koasr.items import escape_name, nfc, unescape_name
+from koasr.limits import DEFAULT_LIMITS, Limits
+from koasr.manifests import MAX_LINE_BYTES, manifest_lines, parse_line, resolve, spellings
 from koasr.rows import SAMPLE_RATE, Kind, Shard, StoredFile, short_hash
-from koasr.storage import absolute, job_errors, join, list_files, read_bytes
+from koasr.storage import absolute, job_errors, join, list_files
+from koasr.stored import read_at_most
 
 BYTES_PER_SECOND = {
     ".wav": 48_000,
@@ -22,6 +25,9 @@ BYTES_PER_SECOND = {
 """Usual size of a second, to group loose files before anything is read. Its keys are audio."""
 
 GROUP_SECONDS = 8 * 3600.0
+_GROUP_FILES = 50_000
+"""Files of no length would fill no group."""
+_HEAD_BYTES = 1 << 16
 _TAR = (".tar", ".tar.gz", ".tgz")
 _MANIFEST = (".jsonl", ".json", ".ndjson")
 
@@ -57,40 +63,35 @@ def decode_text(data: bytes) -> str:
         return data.decode("cp949", "replace").strip()
 
 
-def _first_line(file: StoredFile) -> str:
-    head = read_bytes(file.uri, start=0, end=min(65_536, file.size_bytes))
-    return decode_text(head.split(b"\n", 1)[0])
+def _first_lines(file: StoredFile) -> list[str]:
+    """Lines of a file's beginning; enough of it to hold one."""
+    head = read_at_most(file.uri, _HEAD_BYTES)
+    if b"\n" not in head and file.size_bytes > len(head):
+        head = read_at_most(file.uri, MAX_LINE_BYTES + _HEAD_BYTES)
+    return [decode_text(line) for line in head.split(b"\n")[:100] if line.strip()]
 
 
 def _kind(file: StoredFile, stems: set[str]) -> Kind | None:
-    """What a file is: by its name where that says enough, else by its first line."""
+    """What a file is: by its name where that says enough, else by its first lines."""
     name = file.uri.lower()
+    if is_audio(name):
+        return "files"
+    # A pipe would keep whoever opens it waiting.
+    if "://" not in name and not os.path.isfile(unescape_name(file.uri)):
+        return None
     if name.endswith(_TAR):
         return "tar"
     if name.endswith(".parquet"):
         return "parquet"
-    if is_audio(name):
-        return "files"
     # sclite's .trn files, which hold hypotheses, have no `::`.
-    if name.endswith(".trn") and "::" in _first_line(file):
+    if name.endswith(".trn") and any("::" in line for line in _first_lines(file)[:1]):
         return "trn"
-    is_sidecar = posixpath.splitext(file.uri)[0] in stems
+    is_sidecar = nfc(posixpath.splitext(file.uri)[0]) in stems
     if name.endswith(_MANIFEST) and not is_sidecar and file.size_bytes:
-        is_manifest = _json_object(_first_line(file)).get("audio_filepath") is not None
+        entries = (parse_line(line, "manifest") for line in _first_lines(file))
+        is_manifest = any(entry.get("audio_filepath") is not None for entry in entries)
         return "manifest" if is_manifest else None
     return None
-
-
-def _json_object(line: str) -> dict[str, Any]:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return {}
-    return entry if isinstance(entry, dict) else {}
-
-
-def _trn_path(line: str) -> str:
-    return line.partition("::")[0].strip()
 
 
 def _audio_root(file: StoredFile, kind: Kind, uris: set[str]) -> str:
@@ -100,78 +101,68 @@ def _audio_root(file: StoredFile, kind: Kind, uris: set[str]) -> str:
     """
     here = posixpath.dirname(file.uri)
     if kind == "trn":
-        first = _trn_path(_first_line(file))
+        first = escape_name(parse_line(_first_lines(file)[0], kind)["audio_filepath"])
         parent = posixpath.dirname(here)
-        if join(here, first) not in uris and join(parent, first) in uris:
+        if not _lies(join(here, first), uris) and _lies(join(parent, first), uris):
             return parent
     return here
 
 
-def manifest_entries(shard: Shard) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Key and columns of each line of a manifest or script; no columns if it cannot be read.
-
-    Lines end at newlines alone: JSON may hold the other characters that Python takes for one.
-    """
-    lines = decode_text(read_bytes(shard.uri)).split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        if shard.kind == "trn":
-            entry = {"audio_filepath": _trn_path(line), "text": line.partition("::")[2].strip()}
-        else:
-            entry = _json_object(line)
-        path = entry.get("audio_filepath")
-        yield (f"{number}:{path}", entry) if isinstance(path, str) else (f"{number}:", {})
-
-
-def resolve(root: str, path: str) -> str | None:
-    """The URI of a manifest's path; None when it leads out of `root` or is no path.
-
-    Example:
-        >>> resolve("s3://bucket/corpus", "./a/../b.flac")
-        's3://bucket/corpus/b.flac'
-        >>> resolve("s3://bucket/corpus", "../secret.flac") is None
-        True
-    """
-    if "\0" in path:
-        return None
-    try:
-        uri = absolute(path) if "://" in path or path.startswith("/") else join(root, path)
-    except JobError:
-        return None
-    scheme, separator, rest = uri.partition("://")
-    uri = f"{scheme}://{posixpath.normpath(rest)}" if separator else posixpath.normpath(uri)
-    return uri if uri.startswith(root.rstrip("/") + "/") else None
+def _lies(uri: str, uris: Container[str]) -> str | None:
+    """The name among `uris` that a file has, composed or decomposed."""
+    return next((name for name in spellings(uri) if name in uris), None)
 
 
 def _with_references(files: list[StoredFile], uris: set[str]) -> list[StoredFile]:
     """Loose audio with its reference: a `*.trans.txt` of its folder, or a `.txt` of its stem."""
     trans = {posixpath.dirname(uri): uri for uri in sorted(uris) if uri.endswith(".trans.txt")}
+    texts = {nfc(uri): uri for uri in uris if uri.endswith(".txt")}
     found = []
     for file in files:
-        sidecar = posixpath.splitext(file.uri)[0] + ".txt"
-        reference = trans.get(posixpath.dirname(file.uri), sidecar if sidecar in uris else "")
+        sidecar = texts.get(nfc(posixpath.splitext(file.uri)[0]) + ".txt", "")
+        reference = trans.get(posixpath.dirname(file.uri), sidecar)
         found.append(replace(file, reference_uri=reference))
     return found
+
+
+def _list_escaped(uri: str, *, expand: bool = False) -> list[StoredFile]:
+    """A listing whose names every table can hold: see `escape_name`."""
+    return [
+        file if (name := escape_name(file.uri)) == file.uri else replace(file, uri=name)
+        for file in list_files(uri, expand=expand)
+    ]
 
 
 def _list_one(uri: str) -> tuple[list[StoredFile], set[str]]:
     """The files that one input names, and the names of all that lie beside them."""
     with job_errors(uri):
-        files = list_files(uri, expand=True)
+        files = _list_escaped(uri, expand=True)
         if not files:
             raise JobError(f"{uri} holds no files: check the path or the prefix")
-        base = absolute(uri)
+        base = escape_name(absolute(uri))
         if any(file.uri.startswith(base + "/") for file in files):
             return files, {file.uri for file in files}
         # One file or a pattern: references lie beside what it names.
         folders = {posixpath.dirname(file.uri) for file in files if is_audio(file.uri)}
-        beside = {file.uri for folder in sorted(folders) for file in list_files(folder)}
+        beside = {f.uri for folder in sorted(folders) for f in _list_escaped(unescape_name(folder))}
         return files, beside | {file.uri for file in files}
 
 
-def _classify(files: Iterable[StoredFile], uris: set[str]) -> Listing:
-    stems = {posixpath.splitext(uri)[0] for uri in uris if is_audio(uri)}
+def _claimed(shard: Shard, loose: dict[str, StoredFile], limits: Limits) -> set[str]:
+    """The loose files that a manifest names."""
+    claimed: set[str] = set()
+    for _, entry in manifest_lines(shard, limits):
+        if isinstance(entry, RecordingError):
+            continue
+        uri = resolve(shard.audio_root, entry["audio_filepath"], limits.allow)
+        found = _lies(uri, loose) if uri else None
+        if found:
+            claimed.add(found)
+    return claimed
+
+
+def _classify(files: Iterable[StoredFile], uris: set[str], limits: Limits) -> Listing:
+    stems = {nfc(posixpath.splitext(uri)[0]) for uri in uris if is_audio(uri)}
     shards: list[Shard] = []
     loose: dict[str, StoredFile] = {}
     ignored: list[str] = []
@@ -187,16 +178,17 @@ def _classify(files: Iterable[StoredFile], uris: set[str]) -> Listing:
     claimed: set[str] = set()
     for index, shard in enumerate(shards):
         if shard.kind in ("manifest", "trn"):
-            paths = (entry.get("audio_filepath") for _, entry in manifest_entries(shard))
-            named = {resolve(shard.audio_root, path) for path in paths if path} & loose.keys()
-            size = sum(loose[uri].size_bytes for uri in named if uri) or shard.size_bytes
+            named = _claimed(shard, loose, limits)
+            size = sum(loose[uri].size_bytes for uri in named) or shard.size_bytes
             shards[index] = replace(shard, size_bytes=size)
-            claimed |= {uri for uri in named if uri}
+            claimed |= named
     unclaimed = [file for uri, file in loose.items() if uri not in claimed]
     return Listing(tuple(shards), tuple(_with_references(unclaimed, uris)), tuple(ignored))
 
 
-def list_inputs(inputs: Sequence[str], *, without: Sequence[str] = ()) -> Listing:
+def list_inputs(
+    inputs: Sequence[str], *, without: Sequence[str] = (), limits: Limits = DEFAULT_LIMITS
+) -> Listing:
     """List every input afresh; what two inputs both reach is listed once.
 
     Audio that a manifest names is the manifest's, and no loose file.
@@ -204,6 +196,7 @@ def list_inputs(inputs: Sequence[str], *, without: Sequence[str] = ()) -> Listin
     Args:
         inputs: Files, prefixes or patterns.
         without: Prefixes to leave out: those of an output that lies below an input.
+        limits: `allow` and `max_name_bytes` say which files a manifest may name.
 
     Raises:
         JobError: An input that does not exist, cannot be read, or holds nothing to transcribe.
@@ -217,7 +210,10 @@ def list_inputs(inputs: Sequence[str], *, without: Sequence[str] = ()) -> Listin
         uris |= beside
     unique = {file.uri: file for files in found.values() for file in files}
     with job_errors(", ".join(inputs)):
-        listing = _classify(unique.values(), uris)
+        try:
+            listing = _classify(unique.values(), uris, limits)
+        except TransientError as error:
+            raise JobError(f"cannot list the inputs: {error}") from error
     ignored = set(listing.ignored)
     for uri, files in found.items():
         if all(file.uri in ignored for file in files):
@@ -235,7 +231,7 @@ def group_files(files: Iterable[StoredFile]) -> list[Shard]:
     groups: list[list[StoredFile]] = []
     seconds = GROUP_SECONDS
     for file in sorted(files, key=lambda file: file.uri):
-        if seconds >= GROUP_SECONDS:
+        if seconds >= GROUP_SECONDS or len(groups[-1]) >= _GROUP_FILES:
             groups.append([])
             seconds = 0.0
         groups[-1].append(file)
@@ -255,7 +251,7 @@ def _group(files: list[StoredFile]) -> Shard:
     )
 
 
-def list_shards(inputs: Sequence[str]) -> list[Shard]:
+def list_shards(inputs: Sequence[str], limits: Limits = DEFAULT_LIMITS) -> list[Shard]:
     """Every shard under the inputs, loose files grouped."""
-    listing = list_inputs(inputs)
+    listing = list_inputs(inputs, limits=limits)
     return [*listing.shards, *group_files(listing.files)]

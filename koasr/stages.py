@@ -1,13 +1,20 @@
 """The callables Ray runs: each unpacks one Ray row, calls plain functions, packs one row."""
 
+import functools
 import json
+import os
+import secrets
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
 from koasr.checkpoint import Checkpoint, stage_checkpoint
 from koasr.commit import ShardPacks, commit_shard, encode_tables, stage_pack
+from koasr.decoder import Decoder
+from koasr.limits import Limits
 from koasr.options import FloatType
 from koasr.pack_rows import (
     HEADER,
@@ -19,11 +26,15 @@ from koasr.pack_rows import (
 )
 from koasr.packs import load_pack, plan_packs
 from koasr.readers import read_recordings
+from koasr.recognizer import Recognizer
+from koasr.retry import wanted
 from koasr.rows import Shard, StoredFile
 from koasr.runs import PLAN, Run
 from koasr.transcripts import Provenance, to_tables
 
 SHARD = pa.schema([*PLAN, ("staged", pa.list_(pa.string()))])
+_RAY_ADDRESS_FILE = Path("/tmp/ray/ray_current_cluster")
+"""Where `ray start` leaves the address that `ray.init` joins."""
 _COUNTS = {
     "audio_s": pa.float64(),
     "num_rejects": pa.int64(),
@@ -31,6 +42,22 @@ _COUNTS = {
 }
 TRANSCRIBED = pa.schema([*HEADER, *_COUNTS.items(), ("tables", pa.large_binary())])
 RECEIPT = pa.schema([*HEADER, *_COUNTS.items(), ("record", pa.string())])
+
+
+def is_elsewhere() -> bool:
+    """Whether there is a Ray cluster to join. Starting one only to look would take seconds."""
+    return bool(os.environ.get("RAY_ADDRESS")) or _RAY_ADDRESS_FILE.exists()
+
+
+def guard_own_cluster() -> None:
+    """Give a cluster that we start ourselves a token: who reaches Ray's ports runs code.
+
+    Ray reads this when it is imported. Left alone it writes its token to a file that all can read;
+    this one lives and dies with the cluster.
+    """
+    if "ray" not in sys.modules and not is_elsewhere() and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 @dataclass(frozen=True)
@@ -64,6 +91,15 @@ class Compute:
 
 
 @dataclass(frozen=True)
+class Work:
+    """How recordings become segments: what reading and loading must know."""
+
+    samples_per_frame: int
+    pack_seconds: float
+    limits: Limits
+
+
+@dataclass(frozen=True)
 class Receipt:
     """What the driver hears of a finished pack. `size_bytes` is encoded, as listed.
 
@@ -77,69 +113,73 @@ class Receipt:
     num_float32_retries: int
 
 
-def read_packs(table: pa.Table) -> Iterator[pa.Table]:
+def read_packs(table: pa.Table, run: Run, work: Work) -> Iterator[pa.Table]:
     """Columns in: `SHARD`. Columns out: `PACK`, one row a pack that is not staged yet."""
     for row in table.to_pylist():
         name, staged = row.pop("name"), ShardPacks(row.pop("staged")).complete()
         shard = Shard(**{**row, "files": tuple(StoredFile(**file) for file in row["files"])})
-        for pack in plan_packs(read_recordings(shard), shard, name):
+        items = filter(wanted(run, name), read_recordings(shard, work.limits))
+        for pack in plan_packs(items, shard, name, work.pack_seconds):
             if staged.get(pack.header.index) != pack.header.members:
                 yield pack_to_table(pack)
 
 
-def load_audio(table: pa.Table, samples_per_frame: int) -> Iterator[pa.Table]:
-    """Columns in: `PACK`. Columns out: `LOADED`, one row a piece of at most 20 minutes."""
-    for pack in load_pack(table_to_pack(table), samples_per_frame):
-        yield loaded_to_table(pack)
+@functools.cache
+def _decoder(limits: Limits) -> Decoder:
+    """The one decoder of this worker process."""
+    return Decoder(limits)
+
+
+def load_audio(table: pa.Table, work: Work) -> Iterator[pa.Table]:
+    """Columns in: `PACK`. Columns out: `LOADED`, one row a piece of a pack's seconds at most."""
+    pack = table_to_pack(table)
+    decode = _decoder(work.limits).stream
+    for piece in load_pack(pack, work.samples_per_frame, decode, work.pack_seconds):
+        yield loaded_to_table(piece)
 
 
 class Transcribe:
-    """Holds the model on its device. Columns in: `LOADED`. Columns out: `TRANSCRIBED`."""
+    """Holds the model, in a child. Columns in: `LOADED`. Columns out: `TRANSCRIBED`."""
 
     def __init__(self, checkpoint: Checkpoint, compute: Compute, provenance: Provenance) -> None:
-        # Not at the top: the driver, which imports this file too, has no use for torch.
-        import torch
-
-        from koasr.model import AcousticModel
-
-        if compute.device == "cpu":
-            torch.set_num_threads(compute.threads)
         self._checkpoint, self._provenance = checkpoint, provenance
-        self._batch_seconds = compute.batch_seconds
-        directory = stage_checkpoint(checkpoint)
-        self._model = AcousticModel(
-            checkpoint, directory, device=compute.device, precision=compute.precision
+        self._recognizer = Recognizer(
+            checkpoint,
+            stage_checkpoint(checkpoint),
+            device=compute.device,
+            precision=compute.precision,
+            threads=compute.threads,
+            batch_seconds=compute.batch_seconds,
         )
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Transcribe the one pack of a batch."""
-        from koasr.recognize import recognize
-
         pack = table_to_loaded(table)
-        retries = self._model.num_float32_retries
-        waveforms = [segment.samples for segment in pack.segments]
-        paths = recognize(self._model, waveforms, batch_seconds=self._batch_seconds)
+        retries = self._recognizer.num_float32_retries
+        paths = self._recognizer.recognize([segment.samples for segment in pack.segments])
         transcripts, rejects = to_tables(pack, paths, self._checkpoint, self._provenance)
         columns = asdict(pack.header) | {
             "audio_s": sum(transcripts["duration_s"].to_pylist()),
             "num_rejects": rejects.num_rows,
-            "num_float32_retries": self._model.num_float32_retries - retries,
+            "num_float32_retries": self._recognizer.num_float32_retries - retries,
             "tables": encode_tables(pack.header, transcripts, rejects),
         }
         return pa.Table.from_pylist([columns], schema=TRANSCRIBED)
 
 
-def stage(table: pa.Table, run: Run) -> pa.Table:
+def stage(table: pa.Table, run: Run, superseded: dict[str, list[str]]) -> pa.Table:
     """Columns in: `TRANSCRIBED`. Columns out: `RECEIPT`.
 
-    A pack that is its whole shard is committed at once; any other is staged.
+    A pack that is its whole shard is committed at once, and takes the place of what it supersedes;
+    any other is staged.
     """
     receipts = []
     for row in table.to_pylist():
         header, tables = header_of(row), row.pop("tables")
         record = None
         if header.is_whole_shard:
-            record = commit_shard(run, header.shard, [tables])
+            obsolete = superseded.get(header.shard, ())
+            record = commit_shard(run, header.shard, [tables], obsolete)
         else:
             stage_pack(run, header, tables)
         receipts.append(row | {"record": json.dumps(record) if record else ""})

@@ -1,13 +1,22 @@
-"""Any fsspec URI → open files and fresh listings; failures told apart by who can mend them."""
+"""Any fsspec URI → open files and fresh listings; failures told apart by who can mend them.
+
+Operations on whole objects (list, read, write, look, remove) are tried again for minutes, with
+backoff and jitter, where their failure may pass. Files that are read in parts are not: their
+task is done again.
+"""
 
 import errno
+import logging
 import os
 import posixpath
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
 
 import fsspec
+import tenacity
 from fsspec import AbstractFileSystem
 
 from koasr.errors import JobError, TransientError
@@ -19,8 +28,21 @@ _S3_CONFIG = {"connect_timeout": 5, "retries": {"mode": "standard", "max_attempt
 _NO_SUCH_FILE = {errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 """Errors of a local path that no retry mends. s3fs uses EINVAL and EBUSY for other things."""
 
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_MAY_PASS_ON_DISK = _DISK_FULL | {errno.EAGAIN, errno.EBUSY, errno.EIO, errno.ESTALE}
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+_DISK_FULL_HINT = "the disk is full: make room and run it again"
+
 _CREDENTIAL_ERRORS = {"NoCredentialsError", "PartialCredentialsError", "PermissionError"}
+_WRONG_CALLS = {"ParamValidationError", "ProfileNotFound", "InvalidConfigError"}
 _CONNECTION_ERRORS = {"EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError"}
+
+_patience_s = ContextVar("_patience_s", default=300.0)
+_WAIT: tenacity.wait.wait_base = tenacity.wait_random_exponential(multiplier=0.5, max=20)
+
+_log = logging.getLogger(__name__)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 def absolute(uri: str) -> str:
@@ -101,6 +123,8 @@ def job_errors(uri: str) -> Iterator[None]:
             hint = "access denied or no credentials: check AWS_ACCESS_KEY_ID or the instance role"
         elif kind in _CONNECTION_ERRORS or isinstance(error, (TimeoutError, ConnectionError)):
             hint = "no answer from the store: check AWS_ENDPOINT_URL and the network"
+        elif isinstance(error, OSError) and error.errno in _DISK_FULL:
+            hint = _DISK_FULL_HINT
         elif isinstance(error, OSError):
             hint = f"{error.strerror or error}"
         elif _is_of_the_store(error) or isinstance(error, ValueError):
@@ -125,7 +149,7 @@ def transient_errors(uri: str) -> Iterator[None]:
     Raises:
         FileNotFoundError: It is not there, or its name cannot be.
         PermissionError: A local file that this user may not read.
-        JobError: A store denied access.
+        JobError: A store denied access, or the disk is full.
         TransientError: Anything else that storage raises.
     """
     try:
@@ -140,9 +164,53 @@ def transient_errors(uri: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _NO_SUCH_FILE:
             raise FileNotFoundError(f"{uri}: {error.strerror}") from error
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            raise JobError(f"{uri}: {_DISK_FULL_HINT}") from error
         if isinstance(error, OSError) or _is_of_the_store(error):
             raise TransientError(f"{uri}: {type(error).__name__}: {error}") from error
         raise
+
+
+def _may_pass(uri: str, error: BaseException) -> bool:
+    """Whether a failure is worth another try: never a denial, an absence or a wrong call."""
+    if isinstance(error, FileNotFoundError | FileExistsError | PermissionError):
+        return False
+    if "://" not in uri:
+        return isinstance(error, OSError) and error.errno in _MAY_PASS_ON_DISK
+    if type(error).__name__ in _CREDENTIAL_ERRORS | _WRONG_CALLS:
+        return False
+    return isinstance(error, OSError) or (isinstance(error, Exception) and _is_of_the_store(error))
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """In here a failure is told at once: for checks at the start, which a person waits for."""
+    token = _patience_s.set(0.0)
+    try:
+        yield
+    finally:
+        _patience_s.reset(token)
+
+
+def patiently(uri: str, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """The result of `work`, tried again for five minutes where its failure on `uri` may pass.
+
+    Raises:
+        Exception: What `work` raised last.
+    """
+
+    def say(state: tenacity.RetryCallState) -> None:
+        kind = type(state.outcome.exception() if state.outcome else None).__name__
+        _log.warning("%s: %s, trying again (attempt %d)", uri, kind, state.attempt_number + 1)
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: _may_pass(uri, error)),
+        wait=_WAIT,
+        stop=tenacity.stop_after_delay(_patience_s.get()),
+        before_sleep=say,
+        reraise=True,
+    )
+    return retrying(work, *args, **kwargs)
 
 
 def join(base: str, *names: str) -> str:
@@ -171,6 +239,10 @@ def list_files(uri: str, *, expand: bool = False) -> list[StoredFile]:
     Raises:
         OSError: A folder that cannot be read: its recordings must not vanish without a word.
     """
+    return patiently(uri, _list_files, uri, expand)
+
+
+def _list_files(uri: str, expand: bool) -> list[StoredFile]:
     fs, path = open_fs(uri)
     fs.invalidate_cache()
     is_local = "file" in fs.protocol
@@ -188,37 +260,120 @@ def list_files(uri: str, *, expand: bool = False) -> list[StoredFile]:
     return sorted((_stored_file(fs, info) for info in visible), key=lambda file: file.uri)
 
 
+def list_names(uri: str) -> list[str]:
+    """Names of the files and folders right below a folder; empty when there is none."""
+    fs, path = open_fs(uri)
+    fs.invalidate_cache()
+    try:
+        if "file" in fs.protocol:
+            return sorted(os.listdir(path))
+        found = patiently(uri, fs.ls, path, detail=False)
+    except FileNotFoundError:
+        return []
+    names = {name.rstrip("/").rsplit("/", 1)[-1] for name in found if name.rstrip("/") != path}
+    return sorted(names)
+
+
 def version_of(uri: str) -> str:
     """What `list_files` would say of this file's version now."""
     fs, path = open_fs(uri)
-    return _stored_file(fs, fs.info(path)).version
+    return _stored_file(fs, patiently(uri, fs.info, path)).version
 
 
 def read_bytes(uri: str, *, start: int | None = None, end: int | None = None) -> bytes:
-    """The bytes of one file, or the range [start, end) of them."""
+    """The bytes of one file, or the range [start, end) of them; `start` below 0 is from its end."""
     fs, path = open_fs(uri)
-    return bytes(fs.cat_file(path, start=start, end=end))
+    return bytes(patiently(uri, fs.cat_file, path, start=start, end=end))
 
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Write one file so that it is there whole or not at all, and lasts.
 
-    One PutObject on an object store (s3fs sends up to 50 MB in one); on a disk a temporary file,
-    fsync and rename.
+    One PutObject on an object store (s3fs sends up to 100 MB in one); on a disk a temporary file,
+    fsync and rename. What was there is replaced.
     """
+    patiently(uri, _write_bytes, uri, data)
+
+
+def _write_bytes(uri: str, data: bytes) -> None:
     fs, path = open_fs(uri)
     if "file" not in fs.protocol:
         fs.pipe_file(path, data)
         return
+    with _temporary(path, data) as temporary:
+        os.replace(temporary, path)
+
+
+def write_new(uri: str, data: bytes) -> bool:
+    """Write one file unless there is one, as far as the store can tell.
+
+    Stores differ in what they refuse and how: some let several writers win. So this saves work
+    and decides nothing: whoever needs to know reads back what is there.
+
+    Returns:
+        False when a file was there, which may be this very one if its acknowledgement was lost.
+    """
+    return patiently(uri, _write_new, uri, data)
+
+
+def _write_new(uri: str, data: bytes) -> bool:
+    fs, path = open_fs(uri)
+    if "file" in fs.protocol:
+        with _temporary(path, data) as temporary:
+            return _link_or_replace(temporary, path)
+    if _is_file(uri):
+        return False
+    try:
+        fs.pipe_file(path, data, mode="create")
+    except (TypeError, NotImplementedError):
+        fs.pipe_file(path, data)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            fs.pipe_file(path, data)
+            return True
+        # A refusal is FileExistsError, EINVAL or EBUSY, by the store; a lost acknowledgement is
+        # anything. All that matters is whether there is something to look at.
+        if _is_file(uri):
+            return False
+        raise
+    return True
+
+
+def _link_or_replace(temporary: str, path: str) -> bool:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        if os.path.exists(path):
+            return False
+        os.replace(temporary, path)
+    return True
+
+
+@contextmanager
+def _temporary(path: str, data: bytes) -> Iterator[str]:
+    """A file beside `path` that holds `data`, gone afterwards; then the folder is made to last.
+
+    Its name starts with `.`, so that no listing shows what a killed process left.
+    """
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    # The rename itself lasts only when the folder is written.
+    temporary = os.path.join(folder, f".{name[:150]}.{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+    # The new name itself lasts only when the folder is written.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -226,14 +381,29 @@ def write_bytes(uri: str, data: bytes) -> None:
         os.close(descriptor)
 
 
+def _is_file(uri: str) -> bool:
+    # fsspec's own `exists` takes any failure for an absence.
+    fs, path = open_fs(uri)
+    try:
+        return bool(fs.info(path)["type"] == "file")
+    except FileNotFoundError:
+        return False
+
+
 def exists(uri: str) -> bool:
     """Whether a file is there."""
+    return patiently(uri, _is_file, uri)
+
+
+def remove(uri: str) -> None:
+    """Remove one file; nothing happens when there is none."""
     fs, path = open_fs(uri)
-    return bool(fs.exists(path))
+    with suppress(FileNotFoundError):
+        patiently(uri, fs.rm_file, path)
 
 
 def remove_tree(uri: str) -> None:
     """Remove everything below `uri`; nothing happens when there is nothing."""
     fs, path = open_fs(uri)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    with suppress(FileNotFoundError):
+        patiently(uri, fs.rm, path, recursive=True)

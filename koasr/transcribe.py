@@ -1,44 +1,43 @@
 """One call of the job: check, plan, run, account."""
 
 import json
-import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from koasr import segments
 from koasr.checkpoint import Checkpoint, open_checkpoint
-from koasr.errors import JobError
+from koasr.errors import JobError, Reason
+from koasr.inventory import open_output
+from koasr.lease import Lease
+from koasr.ledger import open_ledger
+from koasr.limits import Limits
 from koasr.options import Device, FloatType, Options, Precision
+from koasr.planning import Stock, Todo, begin, find_superseded, find_todo, prune, settle, take_stock
 from koasr.progress import RunProgress
-from koasr.rows import SAMPLE_RATE, SCHEMA_VERSION, Shard
+from koasr.retry import check_reasons, plan_retries
+from koasr.rows import SAMPLE_RATE, SCHEMA_VERSION
 from koasr.runs import (
     Run,
     check_output,
-    committed_files,
     fingerprint_of,
     list_committed,
     read_plan,
-    shard_name,
     unfinished_runs,
-    write_format,
-    write_plan,
 )
-from koasr.sources import Listing, group_files, list_inputs
+from koasr.sources import Listing, list_inputs
+from koasr.stages import Compute, Receipt, Work, guard_own_cluster, is_elsewhere
+from koasr.stopping import seconds_left, stop, stoppable
 from koasr.storage import absolute, check_reachable, job_errors, join, write_bytes
-from koasr.summary import Summary, print_summary, summarize
-
-if TYPE_CHECKING:
-    from koasr.stages import Compute
-
-_RAY_ADDRESS_FILE = Path("/tmp/ray/ray_current_cluster")
-"""Where `ray start` leaves the address that `ray.init` joins."""
+from koasr.summary import Summary, duration_text, print_summary, summarize
 
 EXIT_DONE, EXIT_TOO_MANY_REJECTS = 0, 3
 _CPU_BATCH_SECONDS, _GPU_BATCH_SECONDS = 40.0, 240.0
@@ -49,7 +48,7 @@ def _settle_device(device: Device) -> str:
     """`cuda` where the cluster has GPUs. Starting one only to look would take seconds."""
     if device != "auto":
         return device
-    if os.environ.get("RAY_ADDRESS") or _RAY_ADDRESS_FILE.exists():
+    if is_elsewhere():
         from koasr import job
 
         job.connect()
@@ -79,88 +78,87 @@ def fingerprint_parts(checkpoint: Checkpoint, precision: str) -> dict[str, str]:
     }
 
 
-def _todo(listing: Listing, run: Run, console: Console) -> dict[str, Shard]:
-    """What was listed and the output lacks."""
-    committed = list_committed(run.output)
-    done = committed_files(committed) if listing.files else set()
-    fresh = [file for file in listing.files if (file.uri, file.version) not in done]
-    shards = [*listing.shards, *group_files(fresh)]
-    names = {shard_name(shard, run.fingerprint): shard for shard in shards}
-    todo = {name: shard for name, shard in names.items() if name not in committed}
-    size_mb = sum(shard.size_bytes for shard in todo.values()) / 1e6
-    files = sum(len(shard.files) for shard in todo.values())
-    single = sum(shard.kind != "files" for shard in todo.values())
-    console.print(
-        f"koasr: found {len(listing.shards)} shards and {len(listing.files)} loose files;"
-        f" to do: {single} and {files} ({size_mb:,.1f} MB);"
-        f" {len(listing.ignored)} other files are no speech",
-        highlight=False,
-    )
-    return todo
+@dataclass(frozen=True)
+class _Job:
+    """What all runs of one call share."""
+
+    checkpoint: Checkpoint
+    options: Options
+    limits: Limits
+    device: str
+    console: Console
+
+    def say(self, line: str) -> None:
+        """A line for the user."""
+        self.console.print(f"koasr: {line}", highlight=False)
 
 
-def _runs(listing: Listing, fresh: Run, parts: dict[str, str], console: Console) -> Iterator[Run]:
-    """Runs to do: the unfinished ones first, so that groups of loose files never shift."""
-    with job_errors(fresh.output):
-        unfinished = unfinished_runs(fresh.output)
-    for run in unfinished:
-        if run.fingerprint != fresh.fingerprint:
-            message = f"the unfinished run {run.run_id} was made another way: use a new --output"
-            raise JobError(message)
-        console.print(f"koasr: going on with the unfinished run {run.run_id}", highlight=False)
-        yield run
-    with job_errors(fresh.output):
-        todo = _todo(listing, fresh, console)
-        if todo:
-            # Before the plan: a plan binds whoever comes next, and so must how it is carried out.
-            write_format(fresh.output, parts)
-            write_plan(fresh, todo.values())
-    if todo:
-        yield fresh
+def _connect(job_: _Job) -> Compute:
+    """Join the cluster, wait for its GPUs, and fit the job to it."""
+    guard_own_cluster()
+    from koasr import job
 
-
-def _execute(
-    run: Run, checkpoint: Checkpoint, options: Options, device: str, console: Console
-) -> Summary:
-    from koasr import job, stages
-
-    started_s = time.monotonic()
     job.connect()
-    compute = settle_compute(options, device, job.cluster_resources())
+    options = job_.options
+    if job_.device == "cuda":
+        job.wait_for_gpu(options.wait_for_gpu, options.num_actors or 1, job_.console)
+    return settle_compute(options, job_.device, job.cluster_resources())
+
+
+def _execute(job_: _Job, run: Run, committed: Mapping[str, str], stock: Stock | None) -> Summary:
+    """Do what is left of a run, and sum it up.
+
+    Args:
+        job_: How.
+        run: Has a plan.
+        committed: `list_committed` of its output.
+        stock: What is under the inputs, to take the place of what is superseded; None in a retry.
+    """
+    started_s = time.monotonic()
+    compute = _connect(job_)
+    from koasr import job
+
     with job_errors(run.output):
         plan = read_plan(run)
-        committed = list_committed(run.output)
-    console.print(
-        f"koasr: {compute.num_actors} actor(s) on {device} in {compute.precision};"
-        f" run {run.run_id}, date {run.date}",
-        highlight=False,
+        ledger = open_ledger(run, plan, committed, find_superseded(stock, plan) if stock else {})
+    job_.say(
+        f"{compute.num_actors} actor(s) on {job_.device} in {compute.precision};"
+        f" run {run.run_id}, date {run.date}"
     )
-    records = []
+    samples_per_frame = job_.checkpoint.samples_per_frame
+    work = Work(samples_per_frame, job_.options.pack_seconds, job_.limits)
     num_retries = 0
-    total_bytes = sum(shard.size_bytes for name, shard in plan.items() if name not in committed)
-    with RunProgress(console, total_bytes=total_bytes, num_shards=len(plan)) as progress:
-        for event in job.execute(run, plan, committed, checkpoint, compute):
-            if isinstance(event, stages.Receipt):
+    total_bytes = sum(shard.size_bytes for shard in ledger.left.values())
+    watch = job.watch_gpus(job_.options.wait_for_gpu) if job_.device == "cuda" else nullcontext()
+    with watch, RunProgress(job_.console, total_bytes, len(plan)) as progress:
+        progress.add_shards(len(ledger.records))
+        for event in job.execute(ledger, work, job_.checkpoint, compute):
+            if isinstance(event, Receipt):
                 progress.add_pack(event.audio_s, event.size_bytes, event.num_rejects)
                 num_retries += event.num_float32_retries
             else:
-                records.append(event)
-                progress.add_shard()
-    if len(records) != len(plan):
-        raise JobError(f"{len(records)} of {len(plan)} shards were committed: run it again")
-    names = {"run_id": run.run_id, "date": run.date, "output": run.output}
-    names |= {"model": checkpoint.model, "fingerprint": run.fingerprint}
-    wall_s = time.monotonic() - started_s
-    return summarize(
-        records,
-        names=names,
+                progress.add_shards(1)
+    summary = summarize(
+        ledger.records.values(),
+        names={
+            "run_id": run.run_id,
+            "date": run.date,
+            "output": run.output,
+            "model": job_.checkpoint.model,
+            "fingerprint": run.fingerprint,
+        },
         session_audio_s=progress.audio_s,
-        wall_s=wall_s,
+        wall_s=time.monotonic() - started_s,
         float32_retries=num_retries,
     )
+    document = json.dumps(summary.to_json(), indent=2, ensure_ascii=False)
+    with job_errors(run.output):
+        write_bytes(join(run.folder, "summary.json"), document.encode())
+    print_summary(summary, job_.console)
+    return summary
 
 
-def settle_compute(options: Options, device: str, resources: dict[str, float]) -> "Compute":
+def settle_compute(options: Options, device: str, resources: dict[str, float]) -> Compute:
     """Fit the job to the cluster.
 
     Half of the CPUs feed the other half, however many actors share it: actors that held every
@@ -171,8 +169,6 @@ def settle_compute(options: Options, device: str, resources: dict[str, float]) -
         device: `cpu` or `cuda`.
         resources: What the cluster has, by Ray's names.
     """
-    from koasr.stages import Compute
-
     cpus = max(1.0, resources.get("CPU", 1.0))
     gpus = int(resources.get("GPU", 0))
     if device == "cuda" and not gpus and options.num_actors is None:
@@ -210,7 +206,12 @@ def check_date(date: str | None) -> str:
 
 
 def transcribe(
-    inputs: list[str], output: str, checkpoint: Checkpoint, options: Options, console: Console
+    inputs: list[str],
+    output: str,
+    checkpoint: Checkpoint,
+    options: Options,
+    limits: Limits,
+    console: Console,
 ) -> int:
     """Transcribe what the inputs hold and the output lacks.
 
@@ -219,32 +220,119 @@ def transcribe(
 
     Raises:
         JobError: The job cannot be done.
+        Stopped: It was asked to stop before the end.
     """
     output = absolute(output)
     date = check_date(options.date)
     device = _settle_device(options.device)
     parts = fingerprint_parts(checkpoint, _settle_precision(options.precision, device))
-    check_output(output, parts)
+    job_ = _Job(checkpoint, options, limits, device, console)
+    fresh = Run(output, _new_run_id(), date, fingerprint_of(parts))
     ours = [join(output, folder) for folder in ("transcripts", "rejects", "_koasr")]
-    listing = list_inputs(inputs, without=ours)
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    fresh = Run(output, f"{stamp}-{uuid.uuid4().hex[:6]}", date, fingerprint_of(parts))
-    worst = EXIT_DONE
-    num_runs = 0
-    for run in _runs(listing, fresh, parts, console):
-        num_runs += 1
-        summary = _execute(run, checkpoint, options, device, console)
-        document = json.dumps(summary.to_json(), indent=2, ensure_ascii=False)
+    list_afresh = partial(list_inputs, inputs, without=ours, limits=limits)
+    check_output(output, parts)
+    with _driving(job_, output):
         with job_errors(output):
-            write_bytes(join(run.folder, "summary.json"), document.encode())
-        print_summary(summary, console)
-        if summary.reject_rate > options.max_reject_rate:
-            worst = EXIT_TOO_MANY_REJECTS
-            rate = f"{summary.reject_rate:.1%}"
-            console.print(f"koasr: {rate} rejected, more than --max-reject-rate", highlight=False)
-    if not num_runs:
-        console.print(f"koasr: nothing to do: {output} is complete", highlight=False)
-    return worst
+            stock = settle(take_stock(output, list_afresh), fresh)
+            unfinished = unfinished_runs(output)
+        summaries = []
+        for run in unfinished:
+            if run.fingerprint != fresh.fingerprint:
+                message = f"the unfinished run {run.run_id} was made another way"
+                raise JobError(f"{message}: use a new --output")
+            job_.say(f"going on with the unfinished run {run.run_id}")
+            summaries.append(_execute(job_, run, stock.committed, stock))
+        with job_errors(output):
+            if unfinished:
+                stock = settle(take_stock(output, list_afresh), fresh)
+            todo = find_todo(stock, inputs, fresh)
+            _say_todo(job_, stock.listing, todo)
+            if options.prune and todo.vanished.uris:
+                job_.say(f"took {prune(fresh, todo.vanished)} vanished shards and files out")
+            if todo.shards:
+                begin(fresh, stock, todo, parts)
+        if todo.shards:
+            summaries.append(_execute(job_, fresh, stock.committed, stock))
+        if not summaries:
+            job_.say(f"nothing to do: {output} is complete")
+    return _exit_code(job_, summaries)
+
+
+def retry(
+    output: str,
+    reasons: Sequence[Reason],
+    checkpoint: Checkpoint,
+    options: Options,
+    limits: Limits,
+    console: Console,
+) -> int:
+    """Try again what an output's rejects hold for one of these reasons.
+
+    Returns:
+        The exit code, as of `transcribe`.
+
+    Raises:
+        JobError: The job cannot be done.
+        Stopped: It was asked to stop before the end.
+    """
+    wanted = check_reasons(reasons)
+    inventory = open_output(absolute(output))
+    device = _settle_device(options.device)
+    parts = fingerprint_parts(checkpoint, _settle_precision(options.precision, device))
+    job_ = _Job(checkpoint, options, limits, device, console)
+    check_output(inventory.output, parts)
+    with _driving(job_, inventory.output):
+        with job_errors(inventory.output):
+            planned = plan_retries(inventory, wanted)
+            runs = [run for run in unfinished_runs(inventory.output) if run.retry]
+        job_.say(f"retrying {', '.join(wanted)}: {len(planned)} runs, one a date")
+        summaries = []
+        for run in runs:
+            summaries.append(_execute(job_, run, list_committed(inventory.output), None))
+        if not summaries:
+            job_.say("nothing to retry")
+    return _exit_code(job_, summaries)
+
+
+@contextmanager
+def _driving(job_: _Job, output: str) -> Iterator[None]:
+    """Be the one driver of an output, until it is done or told to stop."""
+    options = job_.options
+    deadline_s = seconds_left(options.stop_at, options.max_hours, datetime.now())
+    if deadline_s is not None:
+        job_.say(f"stops in {duration_text(deadline_s)}, done or not")
+    lost = partial(stop, "another driver has taken the output over")
+    with ExitStack() as stack:
+        stack.enter_context(stoppable(deadline_s))
+        with job_errors(output):
+            stack.enter_context(Lease(output, lost, say=job_.say))
+        yield
+
+
+def _say_todo(job_: _Job, listing: Listing, todo: Todo) -> None:
+    size_mb = sum(shard.size_bytes for shard in todo.shards.values()) / 1e6
+    files = sum(len(shard.files) for shard in todo.shards.values())
+    single = sum(shard.kind != "files" for shard in todo.shards.values())
+    job_.say(
+        f"found {len(listing.shards)} shards and {len(listing.files)} loose files;"
+        f" to do: {single} and {files} ({size_mb:,.1f} MB);"
+        f" {len(listing.ignored)} other files are no speech"
+    )
+    gone = todo.vanished.uris
+    if gone and not job_.options.prune:
+        job_.say(f"{len(gone)} shards or files vanished, such as {gone[0]}: see --prune")
+
+
+def _exit_code(job_: _Job, summaries: Sequence[Summary]) -> int:
+    worst = max((summary.reject_rate for summary in summaries), default=0.0)
+    if worst <= job_.options.max_reject_rate:
+        return EXIT_DONE
+    job_.say(f"{worst:.1%} rejected, more than --max-reject-rate")
+    return EXIT_TOO_MANY_REJECTS
+
+
+def _new_run_id() -> str:
+    return f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}-{uuid.uuid4().hex[:6]}"
 
 
 def check_stores(uris: list[str]) -> None:

@@ -4,23 +4,25 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from koasr.checkpoint import Checkpoint
-from koasr.ctc import WordSpan, split_words
+from koasr.ctc import BestPath, WordSpan, split_words
+from koasr.errors import Reason
 from koasr.packs import LoadedPack
 from koasr.rows import SAMPLE_RATE, Recording, reject
 from koasr.segments import Segment
 
-if TYPE_CHECKING:
-    # Only its name is needed; it brings torch, which the driver and the loaders do without.
-    from koasr.confidence import BestPath
-
 RAW_CALIBRATION = "raw"
+_NO_PATH: dict[Reason, str] = {
+    "non_finite": "the model's output is not finite, in float32 too",
+    "crashed": "the model's process died on it each time, alone too",
+    "timeout": "the model's process gave no answer to it, alone too",
+}
 
 _label = pa.dictionary(pa.int32(), pa.string())
 _WORD = pa.struct(
@@ -107,7 +109,7 @@ def rms_dbfs(samples: NDArray[np.int16]) -> float:
 
 
 def _word_rows(
-    words: Sequence[WordSpan], path: "BestPath", start_s: float, seconds_per_frame: float
+    words: Sequence[WordSpan], path: BestPath, start_s: float, seconds_per_frame: float
 ) -> list[dict[str, Any]]:
     return [
         {
@@ -121,7 +123,7 @@ def _word_rows(
 
 
 def _transcript(
-    recording: Recording, segment: Segment, path: "BestPath", checkpoint: Checkpoint
+    recording: Recording, segment: Segment, path: BestPath, checkpoint: Checkpoint
 ) -> dict[str, Any]:
     """The columns that a segment's best path decides."""
     start_s = segment.start / SAMPLE_RATE
@@ -161,7 +163,7 @@ def _transcript(
 
 def to_tables(
     pack: LoadedPack,
-    paths: "Sequence[BestPath | None]",
+    paths: Sequence[BestPath | Reason],
     checkpoint: Checkpoint,
     provenance: Provenance,
 ) -> tuple[pa.Table, pa.Table]:
@@ -169,18 +171,21 @@ def to_tables(
 
     Args:
         pack: Its segments in order.
-        paths: One a segment; None where the model gave no finite number. The recording is then a
-            reject, all of it.
+        paths: One a segment, or why there is none. The recording is then a reject, all of it.
         checkpoint: Names the tokens.
         provenance: Goes into every row.
     """
-    broken = {owner for owner, path in zip(pack.owners, paths, strict=True) if path is None}
-    message = "the model's output is not finite, in float32 too"
+    broken: dict[int, Reason] = {}
+    for owner, path in zip(pack.owners, paths, strict=True):
+        if not isinstance(path, BestPath):
+            broken.setdefault(owner, path)
     rejects = [*pack.rejects]
-    rejects += [reject(pack.recordings[i], "transcribe", "non_finite", message) for i in broken]
+    for owner, reason in broken.items():
+        message = _NO_PATH[reason]
+        rejects.append(reject(pack.recordings[owner], "transcribe", reason, message))
     rows = []
     for owner, segment, path in zip(pack.owners, pack.segments, paths, strict=True):
-        if path is None or owner in broken:
+        if owner in broken or not isinstance(path, BestPath):
             continue
         recording, info = pack.recordings[owner], pack.infos[owner]
         columns = {name: getattr(recording, name) for name in ("recording_id", "source_uri")}

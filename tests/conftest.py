@@ -69,6 +69,9 @@ def pytest_terminal_summary(
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray cluster for all tests that run the job in this process."""
+    from koasr.stages import guard_own_cluster
+
+    guard_own_cluster()
     import ray
 
     from koasr.job import connect

@@ -1,10 +1,14 @@
 """Packs are bounded, the same at every attempt, and survive the trip through Arrow."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from sound import encode, recording, tone
 
 from koasr import packs
+from koasr.audio import AudioInfo, Samples
+from koasr.errors import TransientError
 from koasr.pack_rows import (
     LOADED,
     PACK,
@@ -24,19 +28,16 @@ def make(index: int, audio: bytes = FLAC) -> Recording:
     return Recording(f"id{index}", SHARD.uri, f"{index}.flac", "etag", audio, "가", {"spk": "1"})
 
 
-def plan(items: list[Recording | Reject]) -> list[packs.Pack]:
-    return list(plan_packs(items, SHARD, "name"))
+def plan(items: list[Recording | Reject], pack_seconds: float = 1_200.0) -> list[packs.Pack]:
+    return list(plan_packs(items, SHARD, "name", pack_seconds))
 
 
-def test_packs_hold_at_most_their_seconds_and_keep_the_order(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(packs, "PACK_SECONDS", 35)
-    planned = plan([make(i) for i in range(8)])
+def test_packs_hold_at_most_their_seconds_and_keep_the_order() -> None:
+    planned = plan([make(i) for i in range(8)], 35)
     assert [len(pack.recordings) for pack in planned] == [3, 3, 2]
     assert [r.recording_id for p in planned for r in p.recordings] == [f"id{i}" for i in range(8)]
     assert [pack.header.is_last for pack in planned] == [False, False, True]
-    assert planned == plan([make(i) for i in range(8)])
+    assert planned == plan([make(i) for i in range(8)], 35)
     assert len({pack.header.pack_id for pack in planned}) == 3
 
 
@@ -61,15 +62,12 @@ def test_rejects_count_as_recordings() -> None:
     assert loaded.rejects == [unread]
 
 
-def test_a_long_recording_comes_in_pieces_and_is_counted_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(packs, "PACK_SECONDS", 30)
+def test_a_long_recording_comes_in_pieces_and_is_counted_once() -> None:
     noise = np.random.default_rng(0).normal(0, 3000, 16_000 * 100).astype(np.int16)
     for second in range(10, 100, 10):
         noise[second * 16_000 : second * 16_000 + 8_000] = 0
     (pack,) = plan([make(0, encode(noise))])
-    pieces = list(load_pack(pack, 320))
+    pieces = list(load_pack(pack, 320, pack_seconds=30))
     assert len(pieces) > 3
     assert [piece.header.piece for piece in pieces] == list(range(len(pieces)))
     assert [piece.header.is_last_piece for piece in pieces] == [False] * (len(pieces) - 1) + [True]
@@ -106,3 +104,19 @@ def test_packs_survive_the_trip_through_arrow() -> None:
     for one, other in zip(back.segments, loaded.segments, strict=True):
         assert one.start == other.start
         assert np.array_equal(one.samples, other.samples)
+
+
+def test_a_fault_of_the_machine_makes_no_reject() -> None:
+    def decode(recording: Recording) -> tuple[AudioInfo, Iterator[Samples]]:
+        raise TransientError("no memory for a child")
+
+    (pack,) = plan([make(0)])
+    with pytest.raises(TransientError):
+        list(load_pack(pack, 320, decode=decode))
+
+
+def test_a_pack_is_planned_without_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("soundfile.SoundFile.__init__", lambda *_, **__: pytest.fail("opened"))
+    odd = [FLAC[:100], b"RIFF", b"OggS" * 9, bytes(99)]
+    (pack,) = plan([make(i, audio) for i, audio in enumerate(odd)])
+    assert len(pack.recordings) == 4

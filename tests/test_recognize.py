@@ -14,8 +14,7 @@ from transformers import AutoFeatureExtractor, Wav2Vec2ForCTC
 
 from koasr.audio import load_waveform
 from koasr.checkpoint import open_checkpoint
-from koasr.confidence import BestPath
-from koasr.ctc import collapse, split_words
+from koasr.ctc import BestPath, collapse, split_words
 from koasr.model import AcousticModel, normalize
 from koasr.packs import load_pack, plan_packs
 from koasr.readers import read_recordings

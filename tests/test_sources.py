@@ -142,13 +142,15 @@ def test_a_damaged_header_in_a_tar_is_told(tmp_path: Path) -> None:
     assert [item.source_key for item in read(tmp_path)] == ["0.flac", "1.flac", ""]
 
 
-def test_links_and_devices_in_a_tar_are_never_followed(tmp_path: Path) -> None:
+def test_a_link_in_a_tar_is_rejected_not_followed(tmp_path: Path) -> None:
     link = tarfile.TarInfo("link.wav")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         tar.addfile(link)
-    write_tar(tmp_path / "t.tar", [("../../up.flac", FLAC)])
-    assert [r.source_key for r in recordings(tmp_path)] == ["../../up.flac"]
+    (item,) = read(tmp_path)
+    assert isinstance(item, Reject)
+    assert (item.source_key, item.reason) == ("link.wav", "unreadable")
+    assert "symbolic link" in item.message
 
 
 def test_a_parquet_row_without_bytes_is_rejected(tmp_path: Path) -> None:

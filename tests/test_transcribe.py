@@ -26,12 +26,15 @@ from koasr.audio import load_waveform
 from koasr.checkpoint import open_checkpoint
 from koasr.convert import convert
 from koasr.errors import JobError
+from koasr.ledger import open_ledger
+from koasr.limits import DEFAULT_LIMITS
 from koasr.metrics import ErrorCounts, count_errors
 from koasr.options import Options
 from koasr.readers import read_recordings
 from koasr.rows import Recording
 from koasr.runs import Run, list_committed, read_plan, read_record, write_plan
 from koasr.sources import list_shards
+from koasr.stages import Work
 from koasr.transcribe import open_model, settle_compute, transcribe
 from koasr.transcripts import REJECTS, TRANSCRIPTS
 
@@ -58,7 +61,7 @@ def run(
     """The job in this process: its exit code, and what it printed."""
     console = Console(record=True, width=120, force_terminal=False)
     checkpoint = open_checkpoint(model)
-    code = transcribe(inputs, str(output), checkpoint, Options(**options), console)
+    code = transcribe(inputs, str(output), checkpoint, Options(**options), DEFAULT_LIMITS, console)
     return code, console.export_text()
 
 
@@ -364,7 +367,14 @@ def test_what_an_actor_refuses_is_one_line(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(str(model))
     (model / "vocab.json").write_text("{}")
     with pytest.raises(JobError) as failure:
-        transcribe([str(SPEECH / "kspon")], str(tmp_path / "out"), checkpoint, Options(), Console())
+        transcribe(
+            [str(SPEECH / "kspon")],
+            str(tmp_path / "out"),
+            checkpoint,
+            Options(),
+            DEFAULT_LIMITS,
+            Console(),
+        )
     assert "\n" not in str(failure.value)
     assert "vocab.json" in str(failure.value)
 
@@ -390,7 +400,9 @@ def test_loading_never_runs_in_the_models_process(tmp_path: Path) -> None:
     run_ = Run(str(tmp_path / "out"), "r", "2026-11-22", "f")
     write_plan(run_, list_shards([str(tmp_path / "a.tar")]))
     compute = settle_compute(Options(), "cpu", {"CPU": 2})
-    dataset = job.transcribe_shards(run_, read_plan(run_), {}, checkpoint, compute)
+    work = Work(checkpoint.samples_per_frame, 1200.0, DEFAULT_LIMITS)
+    ledger = open_ledger(run_, read_plan(run_), {})
+    dataset = job.transcribe_shards(ledger, work, checkpoint, compute)
     table = pa.concat_tables(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
     assert table.num_rows == 1
     operators = [line for line in dataset.stats().splitlines() if line.startswith("Operator")]

@@ -1,0 +1,107 @@
+"""Finish what earlier drivers left half done, so that nothing is held twice."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+import pyarrow as pa
+
+from koasr.runs import Run, shard_name
+from koasr.shard_objects import (
+    ensure_rejects,
+    finish_rewrites,
+    mark_removed,
+    object_name,
+    rejects_uri,
+    remove_object,
+    rewrite,
+)
+from koasr.staging import NUM_THREADS
+from koasr.stock import Source, Stock, find_superseded, holders_of
+from koasr.storage import exists, join, list_files, remove
+
+Drops = dict[str, set[Source]]
+"""URI of a group's object → what is to go from it."""
+
+
+def settle(stock: Stock, run: Run) -> Stock:
+    """Finish what earlier drivers left half done; no two objects hold the same recording then.
+
+    All drivers come to the same result, whatever each has seen: of two objects of a shard the one
+    of the earliest date stays, of two versions the one under the inputs, of two groups that hold
+    a file the one of the smaller name. What goes is held by another committed object.
+
+    Args:
+        stock: Just taken.
+        run: Gives the fingerprint, and the id that is noted where something is removed.
+
+    Returns:
+        The stock without what was taken out.
+    """
+    finish_rewrites(stock.output)
+    _settle_copies(stock)
+    twice = {uri for uris in stock.objects.values() for uri in uris[1:]}
+    named = {shard_name(shard, run.fingerprint): shard for shard in stock.listing.shards}
+    done = {name: shard for name, shard in named.items() if name in stock.objects}
+    older = {uri for uris in find_superseded(stock, done).values() for uri in uris} - twice
+    drops = _find_drops(stock, gone=twice | older)
+    for uri in older:
+        mark_removed(uri, "superseded", run.run_id)
+    each(remove_object, [*twice, *older])
+    each(lambda uri: rewrite(uri, partial(_holds, drops[uri]), "superseded"), drops)
+    objects = {n: [u for u in uris if u not in twice | older] for n, uris in stock.objects.items()}
+    sources = {
+        uri: found - drops.get(uri, set())
+        for uri, found in stock.sources.items()
+        if uri not in twice | older
+    }
+    return replace(stock, objects={n: u for n, u in objects.items() if u}, sources=sources)
+
+
+def each(work: Callable[[str], object], uris: Iterable[str]) -> None:
+    """Do the same to many objects at once."""
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        list(pool.map(work, sorted(uris)))
+
+
+def _settle_copies(stock: Stock) -> None:
+    """Make copies of rejects that are missing; remove those whose object is gone."""
+    copies = {file.uri for file in list_files(join(stock.output, "rejects"))}
+    places = {rejects_uri(uri): uri for uris in stock.objects.values() for uri in uris}
+    each(_ensure, [places[copy] for copy in places.keys() - copies])
+    each(_remove_orphan, copies - places.keys())
+
+
+def _ensure(uri: str) -> None:
+    with suppress(FileNotFoundError):
+        ensure_rejects(uri)
+
+
+def _remove_orphan(copy: str) -> None:
+    root, _, below = copy.rpartition("/rejects/")
+    uri = join(root, "transcripts", below)
+    if not exists(uri):
+        remove(copy)
+    # Its shard may have been committed in this very moment, or after the objects were listed.
+    _ensure(uri)
+
+
+def _find_drops(stock: Stock, gone: set[str]) -> Drops:
+    """Files that two groups hold, or of which an older version is held beside the listed one."""
+    listed = {file.uri: file.version for file in stock.listing.files}
+    drops: Drops = {}
+    for uri, versions in holders_of(stock, gone).items():
+        for version, places in versions.items():
+            is_older = listed.get(uri, version) != version and listed[uri] in versions
+            keep = "" if is_older else min(places, key=lambda place: (object_name(place), place))
+            for place in places - {keep}:
+                drops.setdefault(place, set()).add((uri, version))
+    return drops
+
+
+def _holds(sources: set[Source], table: pa.Table) -> pa.Array:
+    """Mask of the rows that are of these sources."""
+    pairs = zip(table["source_uri"].to_pylist(), table["source_version"].to_pylist(), strict=True)
+    return pa.array([pair in sources for pair in pairs], pa.bool_())

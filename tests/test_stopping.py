@@ -1,0 +1,149 @@
+"""Stopping on purpose: by a signal, at a deadline, for want of a GPU."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+from checkpoints import tiny
+from rich.console import Console
+from sound import encode, tone
+from test_sources import write_tar
+
+from koasr import job
+from koasr.errors import JobError
+from koasr.stopping import Stopped, seconds_left, stop, stoppable
+
+ROOT = Path(__file__).parent.parent
+NIGHT = datetime(2026, 11, 22, 22, 0)
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "max_hours", "expected_s"),
+    [
+        (None, None, None),
+        ("06:00", None, 8 * 3600.0),
+        ("22:30", None, 1800.0),
+        ("22:00", None, 24 * 3600.0),
+        (None, 0.5, 1800.0),
+        ("06:00", 9.0, 8 * 3600.0),
+    ],
+)
+def test_the_earlier_deadline_counts(
+    stop_at: str | None, max_hours: float | None, expected_s: float | None
+) -> None:
+    assert seconds_left(stop_at, max_hours, NIGHT) == expected_s
+
+
+@pytest.mark.parametrize("stop_at", ["6 pm", "25:00", ""])
+def test_a_deadline_that_is_no_time_is_wrong_usage(stop_at: str) -> None:
+    with pytest.raises(JobError, match="--stop-at") as failure:
+        seconds_left(stop_at, None, NIGHT)
+    assert failure.value.exit_code == 2
+
+
+def test_a_deadline_stops_what_runs() -> None:
+    with pytest.raises(Stopped, match="the deadline"), stoppable(0.2):
+        time.sleep(30)
+
+
+def test_another_thread_can_stop_the_main_one_once() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with stoppable(None):
+        threading.Timer(0.1, stop, ["a reason"]).start()
+        with pytest.raises(Stopped, match="a reason"):
+            time.sleep(30)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A tar of 60 recordings of 2 s."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    members = [(f"{i:02d}.wav", encode(tone(2.0), kind="WAV")) for i in range(60)]
+    write_tar(folder / "a.tar", members)
+    return folder
+
+
+@pytest.fixture
+def command(corpus: Path, tmp_path: Path) -> list[str]:
+    """A run of about 60 packs on a cluster of its own."""
+    model = tiny(tmp_path / "model")
+    command = [sys.executable, str(ROOT / "pipelines" / "transcribe.py"), str(corpus)]
+    command += ["--output", str(tmp_path / "out"), "--model", str(model)]
+    return [*command, "--pack-seconds", "1"]
+
+
+def finished(command: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"RAY_ADDRESS": ""}
+    return subprocess.run(
+        [*command, *arguments], env=environment, capture_output=True, text=True, timeout=200
+    )
+
+
+@pytest.mark.timeout(400)
+def test_sigterm_stops_cleanly_and_the_next_start_goes_on(
+    command: list[str], tmp_path: Path
+) -> None:
+    environment = os.environ | {"RAY_ADDRESS": ""}
+    running = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline_s = time.monotonic() + 150
+    while not list(tmp_path.glob("out/_koasr/runs/*/staged/*/*.arrows")):
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    running.terminate()
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 4
+    assert errors.strip().splitlines()[-1].startswith("koasr: stopped (SIGTERM)")
+    assert "Traceback" not in errors
+    assert list(tmp_path.glob("out/_koasr/runs/*/staged/*/*.arrows"))
+    again = finished(command)
+    assert again.returncode == 0, again.stderr
+    assert "going on with the unfinished run" in again.stdout
+    rows = ds.dataset(str(tmp_path / "out" / "transcripts"), format="parquet").to_table()
+    assert sorted(rows["source_key"].to_pylist()) == [f"{i:02d}.wav" for i in range(60)]
+
+
+@pytest.mark.timeout(200)
+def test_a_run_stops_at_its_deadline(command: list[str]) -> None:
+    done = finished(command, "--max-hours", "0.001")
+    assert done.returncode == 4, done.stderr
+    assert "stopped (the deadline)" in done.stderr
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_machine_without_a_gpu_does_not_wait_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "is_elsewhere", lambda: False)
+    with pytest.raises(JobError, match="no GPU: add one"):
+        job.wait_for_gpu(60, 1, Console(quiet=True))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_gpus_that_never_come_to_a_cluster_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "is_elsewhere", lambda: True)
+    console = Console(record=True, width=120)
+    with pytest.raises(JobError, match="no GPU came to the cluster in 2 s"):
+        job.wait_for_gpu(2, 1, console)
+    assert "waiting for a GPU" in console.export_text()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_cluster_that_loses_its_gpus_stops_the_job() -> None:
+    with (
+        pytest.raises(Stopped, match="has had no GPU for 1 s"),
+        stoppable(None),
+        job.watch_gpus(1),
+    ):
+        time.sleep(30)
