@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import cyclopts
 from cyclopts import Parameter
@@ -128,7 +128,7 @@ def retry(
     *,
     model: str,
     revision: str | None = None,
-    reason: tuple[Reason, ...] = (),
+    reason: tuple[Reason | Literal["all"], ...] = (),
     options: _Options = DEFAULT_OPTIONS,
     limits: _Limits = DEFAULT_LIMITS,
 ) -> int:

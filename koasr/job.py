@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import re
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from koasr.commit import clear_staged, commit_shard, read_staged
 from koasr.errors import JobError, TransientError
 from koasr.ledger import Ledger
 from koasr.pack_rows import header_of
+from koasr.rows import SAMPLE_RATE
 from koasr.runs import Run
 from koasr.stages import (
     SHARD,
@@ -36,10 +36,12 @@ from koasr.stages import (
     read_packs,
     stage,
 )
-from koasr.stopping import Stopped, stop
+from koasr.stopping import Stopped, check_stop, stop, taking_sigterm_back
 from koasr.transcripts import Provenance
 
 COMMIT_CPUS = 0.05
+_BYTES_PER_SECOND = 2 * SAMPLE_RATE
+_MAX_BLOCK_BYTES = 64 << 20
 LOG_INTERVAL_S = 30.0
 _GPU_POLL_S = 15.0
 _LAST_COMMITS_S = 15.0
@@ -51,21 +53,18 @@ def connect() -> None:
     # (ray-project/ray#53727).
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not ray.is_initialized():
-        handler = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+            with taking_sigterm_back():
+                ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
         except ConnectionError as error:
             address = os.environ.get("RAY_ADDRESS", "this machine")
             raise JobError(f"no Ray cluster answers at {address}: check RAY_ADDRESS") from error
-        # Ray takes SIGTERM for itself, and would leave without a word.
-        signal.signal(signal.SIGTERM, handler)
     # What goes wrong is raised as well; logged, it would stand on the screen twice.
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.target_max_block_size = 64 << 20
     context.retried_map_errors = ["TransientError"]
     context.max_map_retries = 5
     context.actor_init_retry_on_errors = True
@@ -143,6 +142,9 @@ def transcribe_shards(
 ) -> ray.data.Dataset:
     """The job as one chain: the shards that are left in, receipts out."""
     run = ledger.run
+    # About a pack: a larger block would hold small packs back from the model and the staging.
+    block_bytes = min(_MAX_BLOCK_BYTES, int(work.pack_seconds * _BYTES_PER_SECOND))
+    DataContext.get_current().target_max_block_size = block_bytes
     provenance = Provenance(checkpoint.model, checkpoint.revision, run.fingerprint, run.run_id)
     rows = [
         asdict(shard) | {"name": name, "staged": ledger.held(name)}
@@ -244,6 +246,7 @@ def _execute(
         if ledger.left:
             dataset = transcribe_shards(ledger, work, checkpoint, compute)
             for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+                check_stop()
                 for row in table.to_pylist():
                     header = header_of(row)
                     yield Receipt(**{f.name: row[f.name] for f in fields(Receipt)})

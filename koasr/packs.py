@@ -18,6 +18,9 @@ PACK_SECONDS = 20 * 60
 MAX_PACK_BYTES = 128 << 20
 """Encoded bytes. 20 minutes of 44.1 kHz stereo WAV are 212 MB, more than a block should hold."""
 
+MAX_PACK_RECORDINGS = 8192
+"""With the rejects. 20 minutes of half seconds are 2,400; each has its rows to hold."""
+
 Decode = Callable[[Recording], tuple[AudioInfo, Iterator[Samples]]]
 """What `stream_audio` and `Decoder.stream` are."""
 
@@ -91,9 +94,9 @@ def plan_packs(
     name: str,
     pack_seconds: float = PACK_SECONDS,
 ) -> Iterator[Pack]:
-    """Recordings in order as packs of at most 20 minutes and 128 MiB; at least one pack.
+    """Recordings in order as packs of at most 20 minutes, 128 MiB and 8,192 recordings.
 
-    A recording longer than that is a pack of its own.
+    At least one pack; a recording longer than that is one of its own.
 
     Args:
         items: What `read_recordings` gives.
@@ -104,21 +107,30 @@ def plan_packs(
     held = _Open()
     index = 0
     for item in items:
+        seconds, size = _cost(item, held)
+        is_full = (
+            held.seconds + seconds > pack_seconds or held.size_bytes + size > MAX_PACK_BYTES
+        ) and bool(held.recordings)
+        if is_full or len(held.recordings) + len(held.rejects) == MAX_PACK_RECORDINGS:
+            yield _close(held, shard, name, index, is_last=False)
+            held, index = _Open(), index + 1
+            _, size = _cost(item, held)
         if isinstance(item, Reject):
             held.rejects.append(item)
-            continue
-        seconds = probe_duration_s(item)
-        # Lines of a manifest that cut one file share its bytes.
-        is_shared = bool(held.recordings) and held.recordings[-1].audio is item.audio
-        size = 0 if is_shared else len(item.audio)
-        is_full = held.seconds + seconds > pack_seconds or held.size_bytes + size > MAX_PACK_BYTES
-        if held.recordings and is_full:
-            yield _close(held, shard, name, index, is_last=False)
-            held, index, size = _Open(), index + 1, len(item.audio)
-        held.recordings.append(item)
+        else:
+            held.recordings.append(item)
         held.seconds += seconds
         held.size_bytes += size
     yield _close(held, shard, name, index, is_last=True)
+
+
+def _cost(item: Recording | Reject, held: _Open) -> tuple[float, int]:
+    """Seconds and encoded bytes that one more would add; unknown seconds count as none."""
+    if isinstance(item, Reject):
+        return 0.0, 0
+    # Lines of a manifest that cut one file share its bytes.
+    is_shared = bool(held.recordings) and held.recordings[-1].audio is item.audio
+    return probe_duration_s(item), 0 if is_shared else len(item.audio)
 
 
 def _close(held: _Open, shard: Shard, name: str, index: int, *, is_last: bool) -> Pack:

@@ -58,7 +58,9 @@ class Recognizer:
     ) -> None:
         # The files are here; transformers would otherwise ask the hub about them.
         offline = {"HF_HUB_OFFLINE": "1", "DISABLE_SAFETENSORS_CONVERSION": "1"}
-        self._child = Child(module, environment=os.environ | offline)
+        # Threads that wait for one another by spinning take the CPU from the loaders.
+        quiet = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
+        self._child = Child(module, environment=quiet | offline)
         self._setup = pickle.dumps(
             (checkpoint, directory, device, precision, threads, batch_seconds)
         )

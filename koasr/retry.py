@@ -5,15 +5,21 @@ again is decided where it is read, by `wanted`.
 """
 
 import logging
-import uuid
 from collections.abc import Callable, Collection, Iterable
-from datetime import UTC, datetime
 from typing import get_args
 
 from koasr.errors import JobError, Reason
 from koasr.inventory import Inventory, concurrently, read_ids, read_runs
 from koasr.rows import Recording, Reject
-from koasr.runs import Run, is_forgotten_key, read_forgotten, read_plan, read_record, write_plan
+from koasr.runs import (
+    Run,
+    is_forgotten_key,
+    new_run_id,
+    read_forgotten,
+    read_plan,
+    read_record,
+    write_plan,
+)
 from koasr.shard_objects import read_rejects
 from koasr.storage import transient_errors
 
@@ -69,7 +75,7 @@ def plan_retries(inventory: Inventory, reasons: Collection[str]) -> list[Run]:
     planned = []
     for date, found in sorted(by_date.items()):
         if todo := [shards[name] for name in found if name in shards]:
-            run = Run(inventory.output, _run_id(), date, inventory.fingerprint, tuple(reasons))
+            run = Run(inventory.output, new_run_id(), date, inventory.fingerprint, tuple(reasons))
             write_plan(run, todo)
             planned.append(run)
     return planned
@@ -142,7 +148,3 @@ def _again_and_settled(uri: str, reasons: Collection[str]) -> tuple[set[str], se
 
 def _holds(found: Collection[str], reasons: Collection[str]) -> bool:
     return bool(found) if EVERY_REASON in reasons else not set(reasons).isdisjoint(found)
-
-
-def _run_id() -> str:
-    return f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}-{uuid.uuid4().hex[:6]}"

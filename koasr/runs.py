@@ -4,8 +4,10 @@ import dataclasses
 import io
 import json
 import re
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -82,6 +84,11 @@ class Run:
         """The staged pack `key` of a shard, or the folder of all of them."""
         folder = join(self.folder, "staged", name)
         return join(folder, f"{key}.arrows") if key else folder
+
+
+def new_run_id() -> str:
+    """Name of a new run: its second in UTC, so that names sort by age, and a random end."""
+    return f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}-{uuid.uuid4().hex[:6]}"
 
 
 def shard_name(shard: Shard, fingerprint: str) -> str:

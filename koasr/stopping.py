@@ -20,7 +20,9 @@ class Stopped(BaseException):
     """
 
 
-_reason = "SIGTERM"
+_SIGTERM = "SIGTERM"
+_reason = _SIGTERM
+_is_asked = False
 
 
 def stop(reason: str) -> None:
@@ -57,19 +59,42 @@ def seconds_left(stop_at: str | None, max_hours: float | None, now: datetime) ->
     return min(limits, default=None)
 
 
+def check_stop() -> None:
+    """Raise `Stopped` if it was raised before and got lost: code in C may swallow it."""
+    if _is_asked:
+        raise Stopped(_reason)
+
+
+@contextmanager
+def taking_sigterm_back() -> Iterator[None]:
+    """Keep SIGTERM ours while a library starts that takes it, and would leave without a word."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as exit_:
+        raise Stopped(_reason) from exit_
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
 @contextmanager
 def stoppable(deadline_s: float | None) -> Iterator[None]:
     """Raise `Stopped` in here on SIGTERM, after `deadline_s` seconds, and on `stop`.
 
-    Only the first: what follows it must not be cut short.
+    Only the first: what follows it must not be cut short. Where it went through code in C it may
+    come out as something else (SystemError), and is `Stopped` again here.
     """
+    global _reason, _is_asked
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
+        global _is_asked
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _is_asked = True
         raise Stopped(_reason)
 
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("signals reach the main thread alone")
+    _reason, _is_asked = _SIGTERM, False
     before = signal.signal(signal.SIGTERM, on_signal)
     timer = None
     if deadline_s is not None:
@@ -78,6 +103,10 @@ def stoppable(deadline_s: float | None) -> Iterator[None]:
         timer.start()
     try:
         yield
+    except Exception as error:
+        if _is_asked:
+            raise Stopped(_reason) from error
+        raise
     finally:
         if timer is not None:
             timer.cancel()

@@ -29,7 +29,7 @@ _NO_SUCH_FILE = {errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 """Errors of a local path that no retry mends. s3fs uses EINVAL and EBUSY for other things."""
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-_MAY_PASS_ON_DISK = _DISK_FULL | {errno.EAGAIN, errno.EBUSY, errno.EIO, errno.ESTALE}
+_MAY_PASS_ON_DISK = {errno.EAGAIN, errno.EBUSY, errno.EIO, errno.ESTALE}
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _DISK_FULL_HINT = "the disk is full: make room and run it again"
 

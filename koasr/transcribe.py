@@ -3,7 +3,6 @@
 import json
 import re
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from rich.console import Console
 
 from koasr import segments
 from koasr.checkpoint import Checkpoint, open_checkpoint
-from koasr.errors import JobError, Reason
+from koasr.errors import JobError
 from koasr.inventory import open_output
 from koasr.lease import Lease
 from koasr.ledger import open_ledger
@@ -30,6 +29,7 @@ from koasr.runs import (
     check_output,
     fingerprint_of,
     list_committed,
+    new_run_id,
     read_plan,
     unfinished_runs,
 )
@@ -227,7 +227,7 @@ def transcribe(
     device = _settle_device(options.device)
     parts = fingerprint_parts(checkpoint, _settle_precision(options.precision, device))
     job_ = _Job(checkpoint, options, limits, device, console)
-    fresh = Run(output, _new_run_id(), date, fingerprint_of(parts))
+    fresh = Run(output, new_run_id(), date, fingerprint_of(parts))
     ours = [join(output, folder) for folder in ("transcripts", "rejects", "_koasr")]
     list_afresh = partial(list_inputs, inputs, without=ours, limits=limits)
     check_output(output, parts)
@@ -260,7 +260,7 @@ def transcribe(
 
 def retry(
     output: str,
-    reasons: Sequence[Reason],
+    reasons: Sequence[str],
     checkpoint: Checkpoint,
     options: Options,
     limits: Limits,
@@ -329,10 +329,6 @@ def _exit_code(job_: _Job, summaries: Sequence[Summary]) -> int:
         return EXIT_DONE
     job_.say(f"{worst:.1%} rejected, more than --max-reject-rate")
     return EXIT_TOO_MANY_REJECTS
-
-
-def _new_run_id() -> str:
-    return f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}-{uuid.uuid4().hex[:6]}"
 
 
 def check_stores(uris: list[str]) -> None:

@@ -48,6 +48,19 @@ def test_packs_hold_at_most_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None
     ] == [2, 2, 1]
 
 
+def test_packs_hold_at_most_so_many_recordings_and_rejects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "MAX_PACK_RECORDINGS", 3)
+    items = [
+        make(i) if i % 2 else Reject(f"id{i}", SHARD.uri, "", "", "read", "empty", "")
+        for i in range(8)
+    ]
+    planned = plan([*items])
+    assert [pack.header.num_recordings for pack in planned] == [3, 3, 2]
+    kept = [r.recording_id for p in planned for r in p.recordings]
+    kept += [r.recording_id for p in planned for r in p.rejects]
+    assert sorted(kept) == [f"id{i}" for i in range(8)]
+
+
 def test_an_empty_shard_is_one_empty_pack() -> None:
     (pack,) = plan([])
     assert pack.header.is_whole_shard

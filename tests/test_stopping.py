@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -18,7 +19,14 @@ from test_sources import write_tar
 
 from koasr import job
 from koasr.errors import JobError
-from koasr.stopping import Stopped, seconds_left, stop, stoppable
+from koasr.stopping import (
+    Stopped,
+    check_stop,
+    seconds_left,
+    stop,
+    stoppable,
+    taking_sigterm_back,
+)
 
 ROOT = Path(__file__).parent.parent
 NIGHT = datetime(2026, 11, 22, 22, 0)
@@ -62,6 +70,55 @@ def test_another_thread_can_stop_the_main_one_once() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.1)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_stop_that_code_in_c_turned_into_another_error_is_a_stop() -> None:
+    def call() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+        except Stopped as stopped:
+            raise SystemError("returned a result with an exception set") from stopped
+
+    with pytest.raises(Stopped, match="SIGTERM"), stoppable(None):
+        call()
+
+
+def test_a_stop_that_was_swallowed_is_raised_again() -> None:
+    def call() -> None:
+        with suppress(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+        check_stop()
+
+    with pytest.raises(Stopped, match="SIGTERM"), stoppable(None):
+        call()
+
+
+def test_an_error_without_a_stop_stays_what_it_is() -> None:
+    def call() -> None:
+        check_stop()
+        raise ValueError("of its own")
+
+    with pytest.raises(ValueError, match="of its own"), stoppable(None):
+        call()
+
+
+def test_a_library_that_takes_sigterm_while_it_starts_does_not_hide_the_stop() -> None:
+    def take(number: int, _frame: object) -> None:
+        sys.exit(number)
+
+    def start() -> None:
+        with taking_sigterm_back():
+            signal.signal(signal.SIGTERM, take)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+
+    with stoppable(None):
+        ours = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(Stopped, match="SIGTERM"):
+            start()
+        assert signal.getsignal(signal.SIGTERM) == ours
 
 
 @pytest.fixture

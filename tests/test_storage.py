@@ -67,7 +67,7 @@ def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
         ("s3://bucket/a", OSError(errno.EREMOTEIO, "InternalError")),
         ("s3://bucket/a", ConnectionResetError()),
         ("s3://bucket/a", TimeoutError()),
-        ("/data/a", OSError(errno.ENOSPC, "No space left on device")),
+        ("/data/a", OSError(errno.EIO, "Input/output error")),
     ],
 )
 def test_what_may_pass_is_tried_again(uri: str, error: Exception) -> None:
@@ -84,6 +84,7 @@ def test_what_may_pass_is_tried_again(uri: str, error: Exception) -> None:
         ("s3://bucket/a", PermissionError("ExpiredToken")),
         ("/data/a", PermissionError(errno.EACCES, "Permission denied")),
         ("/data/a", OSError(errno.ENOTDIR, "Not a directory")),
+        ("/data/a", OSError(errno.ENOSPC, "No space left on device")),
         ("s3://bucket/a", ZeroDivisionError()),
     ],
 )
