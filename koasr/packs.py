@@ -29,10 +29,11 @@ Decode = Callable[[Recording], tuple[AudioInfo, Iterator[Samples]]]
 class Header:
     """Which pack of its shard this is.
 
-    `shard` is the name of the shard's output, `uri` and `version` the shard itself, `members` a
-    hash of the recordings in the pack, so that a staged pack is known by what it holds. A long
-    recording's pack comes out of loading in several pieces. `num_recordings` and `size_bytes`
-    (encoded) are counted in piece 0 only, so that they can be summed.
+    `shard` is the name of the shard's output, `uri` and `version` the shard itself. `members` is
+    `before.own`: a hash of the recordings up to this pack, and of those up to its end, so that a
+    staged pack is known by what it holds and by the pack it follows. A long recording's pack comes
+    out of loading in several pieces. `num_recordings` and `size_bytes` (encoded) are counted in
+    piece 0 only, so that they can be summed.
     """
 
     shard: str
@@ -105,15 +106,16 @@ def plan_packs(
         pack_seconds: Seconds of a pack. Another value makes other packs.
     """
     held = _Open()
-    index = 0
+    index, before = 0, ""
     for item in items:
         seconds, size = _cost(item, held)
         is_full = (
             held.seconds + seconds > pack_seconds or held.size_bytes + size > MAX_PACK_BYTES
         ) and bool(held.recordings)
         if is_full or len(held.recordings) + len(held.rejects) == MAX_PACK_RECORDINGS:
-            yield _close(held, shard, name, index, is_last=False)
-            held, index = _Open(), index + 1
+            pack = _close(held, shard, name, index, before, is_last=False)
+            yield pack
+            held, index, before = _Open(), index + 1, pack.header.members.partition(".")[2]
             _, size = _cost(item, held)
         if isinstance(item, Reject):
             held.rejects.append(item)
@@ -121,7 +123,7 @@ def plan_packs(
             held.recordings.append(item)
         held.seconds += seconds
         held.size_bytes += size
-    yield _close(held, shard, name, index, is_last=True)
+    yield _close(held, shard, name, index, before, is_last=True)
 
 
 def _cost(item: Recording | Reject, held: _Open) -> tuple[float, int]:
@@ -133,12 +135,12 @@ def _cost(item: Recording | Reject, held: _Open) -> tuple[float, int]:
     return probe_duration_s(item), 0 if is_shared else len(item.audio)
 
 
-def _close(held: _Open, shard: Shard, name: str, index: int, *, is_last: bool) -> Pack:
+def _close(held: _Open, shard: Shard, name: str, index: int, before: str, *, is_last: bool) -> Pack:
     num_recordings = len(held.recordings) + len(held.rejects)
     ids = [item.recording_id for item in held.recordings]
     ids += [item.recording_id for item in held.rejects]
-    members = short_hash("last" if is_last else "more", *ids)
-    place = (name, shard.uri, shard.version, members)
+    own = short_hash("last" if is_last else "more", before, *ids)
+    place = (name, shard.uri, shard.version, f"{before}.{own}")
     header = Header(*place, index, is_last, num_recordings, held.size_bytes)
     return Pack(header, held.recordings, held.rejects)
 

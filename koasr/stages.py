@@ -116,11 +116,11 @@ class Receipt:
 def read_packs(table: pa.Table, run: Run, work: Work) -> Iterator[pa.Table]:
     """Columns in: `SHARD`. Columns out: `PACK`, one row a pack that is not staged yet."""
     for row in table.to_pylist():
-        name, staged = row.pop("name"), ShardPacks(row.pop("staged")).complete()
+        name, staged = row.pop("name"), ShardPacks(row.pop("staged"))
         shard = Shard(**{**row, "files": tuple(StoredFile(**file) for file in row["files"])})
         items = filter(wanted(run, name), read_recordings(shard, work.limits))
         for pack in plan_packs(items, shard, name, work.pack_seconds):
-            if staged.get(pack.header.index) != pack.header.members:
+            if not staged.holds(pack.header):
                 yield pack_to_table(pack)
 
 

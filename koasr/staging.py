@@ -82,16 +82,12 @@ class ShardPacks:
         index = int(number)
         self._packs.setdefault(index, {}).setdefault(members, set()).add(key)
         if pack == "last":
-            self._last_index = min(index, self._last_index or index)
+            known = index if self._last_index is None else self._last_index
+            self._last_index = min(index, known)
 
     def holds(self, header: Header) -> bool:
         """Whether every piece of this very pack is there."""
         return header.members in self._complete(header.index)
-
-    def complete(self) -> dict[int, str]:
-        """Index and members of packs of which every piece is there, one an index."""
-        found = {index: self._complete(index) for index in self._packs}
-        return {index: members[0] for index, members in found.items() if members}
 
     def without_partial(self) -> "ShardPacks":
         """The complete packs alone: of the others every piece is made again."""

@@ -481,6 +481,13 @@ def test_a_pack_that_holds_other_recordings_takes_the_place_of_the_old() -> None
     assert packs.all_keys() == keys((0, 0, "last", "end", "x"))
 
 
+def test_the_smallest_last_pack_is_the_one_that_can_be_complete_first() -> None:
+    long = keys((0, 0, "more", "end", ".a0"), (1, 0, "last", "end", "a0.a1"))
+    assert ShardPacks([*keys((0, 0, "last", "end", ".b0")), long[1]]).all_keys() == keys(
+        (0, 0, "last", "end", ".b0")
+    )
+
+
 def test_packs_that_were_cut_in_other_ways_are_never_mixed() -> None:
     """1 2 | 3 4 | 5 and, with 1 forgotten, 2 3 | 4 5: each pack names the one before it."""
     old = keys(

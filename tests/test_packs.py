@@ -1,5 +1,6 @@
 """Packs are bounded, the same at every attempt, and survive the trip through Arrow."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -39,6 +40,18 @@ def test_packs_hold_at_most_their_seconds_and_keep_the_order() -> None:
     assert [pack.header.is_last for pack in planned] == [False, False, True]
     assert planned == plan([make(i) for i in range(8)], 35)
     assert len({pack.header.pack_id for pack in planned}) == 3
+
+
+def test_a_pack_is_known_by_what_it_holds_and_by_what_is_before_it() -> None:
+    """Staged packs of runs that cut a shard in other ways must not be put together."""
+    members = [pack.header.members for pack in plan([make(i) for i in range(6)], 25)]
+    assert members[0].startswith(".")
+    for before, own in itertools.pairwise(members):
+        assert own.partition(".")[0] == before.partition(".")[2]
+    shorter = [pack.header.members for pack in plan([make(i) for i in (0, 2, 3, 4, 5)], 25)]
+    assert not set(members) & set(shorter)
+    other_seconds = [pack.header.members for pack in plan([make(i) for i in range(6)], 45)]
+    assert not set(members) & set(other_seconds)
 
 
 def test_packs_hold_at_most_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
