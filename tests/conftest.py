@@ -40,6 +40,8 @@ def s3_server(request: pytest.FixtureRequest) -> Iterator[S3Server]:
 @pytest.fixture
 def s3(s3_server: S3Server) -> str:
     """URI of a bucket that nobody has used: `s3://test-<n>`."""
+    # A test before may have left an instance with credentials that were meant to be wrong.
+    s3fs.S3FileSystem.clear_instance_cache()
     bucket = f"test-{next(_bucket_numbers)}"
     s3fs.S3FileSystem(use_listings_cache=False).mkdir(bucket)
     return f"s3://{bucket}"
