@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from koasr.errors import JobError, TransientError
 from koasr.rows import short_hash
-from koasr.runs import RECORD_KEY, is_forgotten_key, is_group
+from koasr.runs import RECORD_KEY, is_forgotten_key, is_group, open_parquet
 from koasr.shard_objects import ShardObject, object_name, read_object, rejects_uri
 from koasr.storage import read_bytes, transient_errors
 from koasr.transcripts import REJECTS
@@ -176,7 +175,7 @@ def _check_copy(uri: str, held: ShardObject) -> Iterator[Difference]:
         yield Difference(place, "copy of the rejects", "none", "one")
         return
     try:
-        parquet = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        parquet = open_parquet(io.BytesIO(data))
         record, rejects = json.loads(parquet.metadata.metadata[RECORD_KEY]), parquet.read()
         rejects.validate(full=True)
     except Exception as error:

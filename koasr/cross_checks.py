@@ -10,7 +10,8 @@ import numpy as np
 
 from koasr.checks import Checked, Difference, Hashes, hashes
 from koasr.inventory import Inventory, KnownRun, read_column, read_ids
-from koasr.rows import Shard, recording_id
+from koasr.items import identify
+from koasr.rows import Shard
 from koasr.runs import is_forgotten_key
 from koasr.shard_objects import rejects_uri
 
@@ -93,6 +94,8 @@ def check_runs(
         summaries: Of finished runs, by run_id.
     """
     present = inventory.committed().keys() | inventory.removed()
+    # What was taken out and came back is planned anew, and its mark is gone.
+    present |= {name for run in runs if not run.is_finished for name in run.names}
     for run in runs:
         if not run.is_finished:
             continue
@@ -100,9 +103,10 @@ def check_runs(
         for name in sorted(set(run.names) - present):
             yield Difference(place, "planned shard", "no object", name)
         summary = summaries[run.run.run_id]
-        if summary.get("shards") != len(run.names):
+        num_shards = summary.get("shards", 0) + summary.get("gone", 0)
+        if num_shards != len(run.names):
             planned = f"{len(run.names):,} as planned"
-            yield Difference(place, "shards of the summary", f"{summary.get('shards')}", planned)
+            yield Difference(place, "shards of the summary", f"{num_shards}", planned)
         held = [records.get(name) for name in run.names]
         # What a later run, prune or forget has changed no longer sums up to this run's summary.
         if all(r and r["run_id"] == run.run.run_id and not r.get("removed") for r in held):
@@ -130,7 +134,7 @@ def check_group(one: Checked, shard: Shard, forgotten: frozenset[str]) -> Iterat
         yield Difference(one.uri, "files not listed", f"{strangers:,}", "0")
     out = set(np.setdiff1d(listed, one.files).tolist())
     absent = [file for file in shard.files if hash((file.uri, file.version)) in out]
-    kept_out = [f for f in absent if is_forgotten_key(recording_id(f.uri)) in forgotten]
+    kept_out = [f for f in absent if is_forgotten_key(identify(f.uri)) in forgotten]
     removed = one.record.get("removed", {})
     gone = removed.get("superseded", 0) + removed.get("pruned", 0)
     # A file may be forgotten after it was taken out for another reason, or before it was read.

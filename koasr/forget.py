@@ -13,8 +13,9 @@ from rich.console import Console
 
 from koasr.errors import JobError
 from koasr.inventory import Inventory, concurrently, open_output, read_column, read_ids, read_runs
+from koasr.items import identify, nfc
 from koasr.lease import Lease
-from koasr.rows import Shard, recording_id
+from koasr.rows import Shard
 from koasr.runs import is_forgotten_key, read_forgotten, read_plan
 from koasr.shard_objects import finish_rewrites, rejects_uri, rewrite
 from koasr.storage import job_errors, join, remove, remove_tree, write_bytes
@@ -133,7 +134,7 @@ def _read_lines(path: Path) -> list[str]:
     lines = list(dict.fromkeys(line for line in text.split("\n") if line.strip()))
     if not lines:
         raise JobError(f"--ids: {path} holds no ids", 2)
-    return [line.removesuffix("\r") for line in lines]
+    return list(dict.fromkeys(nfc(line.removesuffix("\r")) for line in lines))
 
 
 def _candidates(line: str) -> tuple[str, ...]:
@@ -176,14 +177,14 @@ def _sweep(inventory: Inventory, ids: Iterable[str]) -> int:
             plans[staged.run_id] = read_plan(known.run)
         shard = plans.get(staged.run_id, {}).get(staged.name)
         # What no run that may go on has planned is nobody's, and may hold anything.
-        if shard is None or recording_id(shard.uri) in heads or _lists(shard, names):
+        if shard is None or identify(shard.uri) in heads or _lists(shard, names):
             remove_tree(staged.folder)
             num_removed += len(staged.files)
     return num_removed
 
 
 def _lists(shard: Shard, ids: set[str]) -> bool:
-    return any(recording_id(file.uri) in ids for file in shard.files)
+    return any(identify(file.uri) in ids for file in shard.files)
 
 
 def _report_missing(missing: Sequence[str], known: frozenset[str], console: Console) -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from koasr.errors import JobError
 from koasr.rows import StoredFile
-from koasr.runs import RECORD_KEY, Run
+from koasr.runs import RECORD_KEY, Run, open_parquet
 from koasr.shard_objects import object_name, read_rejects
 from koasr.storage import (
     absolute,
@@ -162,7 +162,7 @@ def read_column(uri: str, name: str) -> list[str]:
     """One column of names in a Parquet object, without the rest of it."""
     fs, path = open_fs(uri)
     with fs.open(path, "rb") as file:
-        values: list[str] = pq.read_table(file, columns=[name])[name].to_pylist()
+        values: list[str] = open_parquet(file).read([name])[name].to_pylist()
     return values
 
 

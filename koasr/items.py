@@ -10,6 +10,7 @@ from koasr.rows import Recording, Reject, Shard, recording_id, short_hash
 Item = Recording | Reject
 
 _REFERENCE_KEYS = ("text", "sentence", "transcript", "transcription", "reference")
+_MAX_ID_BYTES = 1_024
 _MAX_REFERENCE_CHARS = 1 << 20
 _MAX_METADATA_CHARS = 1 << 16
 """Members of one group share a sidecar, and each carries a copy of it."""
@@ -56,13 +57,15 @@ def nfc(name: str) -> str:
 
 
 def shorten_name(name: str) -> str:
-    """A long name's beginning with a hash of all of it.
+    """A name as it can be part of an id: of a very long one its beginning, and a hash of all.
+
+    What counts as long is fixed, so that an id does not depend on a limit that a retry may raise.
 
     Example:
         >>> shorten_name("x" * 5_000)[-16:]
         'xxx~0359a81b0290'
     """
-    return f"{name[:64]}~{short_hash(name)}"
+    return name if len(name.encode()) <= _MAX_ID_BYTES else f"{name[:64]}~{short_hash(name)}"
 
 
 def identify(uri: str, key: str = "") -> str:

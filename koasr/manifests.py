@@ -105,7 +105,7 @@ def _line(number: int, text: str, kind: Kind, limits: Limits) -> Line:
     if num_bytes > limits.max_name_bytes:
         message = f"found a path of {num_bytes} bytes, wanted at most {limits.max_name_bytes}"
         return f"{number}:{shorten_name(name)}", RecordingError("bad_name", message)
-    return f"{number}:{name}", entry
+    return f"{number}:{shorten_name(name)}", entry
 
 
 def resolve(root: str, path: str, allow: Sequence[str] = ()) -> str | None:

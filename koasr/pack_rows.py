@@ -36,6 +36,7 @@ _HEADER: dict[str, pa.DataType] = {
     "is_last": pa.bool_(),
     "piece": pa.int32(),
     "is_last_piece": pa.bool_(),
+    "cut": pa.string(),
     "num_recordings": pa.int64(),
     "size_bytes": pa.int64(),
 }

@@ -32,8 +32,9 @@ class Header:
     `shard` is the name of the shard's output, `uri` and `version` the shard itself. `members` is
     `before.own`: a hash of the recordings up to this pack, and of those up to its end, so that a
     staged pack is known by what it holds and by the pack it follows. A long recording's pack comes
-    out of loading in several pieces. `num_recordings` and `size_bytes` (encoded) are counted in
-    piece 0 only, so that they can be summed.
+    out of loading in several pieces; `cut` is `from.to`, a hash of where in which recording a piece
+    begins and ends, empty at the ends of the pack. `num_recordings` and `size_bytes` (encoded) are
+    counted in piece 0 only, so that they can be summed.
     """
 
     shard: str
@@ -46,6 +47,7 @@ class Header:
     size_bytes: int
     piece: int = 0
     is_last_piece: bool = True
+    cut: str = "."
 
     @property
     def is_whole_shard(self) -> bool:
@@ -166,7 +168,7 @@ class _Piece:
         self.rejects: list[Reject] = []
         self.owners: list[int] = []
         self.segments: list[Segment] = []
-        self.num_samples = 0
+        self.num_samples = self._end = 0
 
     def add(self, recording: Recording, info: AudioInfo, segment: Segment) -> None:
         bare = dataclasses.replace(recording, audio=b"")
@@ -176,9 +178,15 @@ class _Piece:
         self.owners.append(len(self.recordings) - 1)
         self.segments.append(segment)
         self.num_samples += len(segment.samples)
+        self._end = segment.start + len(segment.samples)
 
-    def close(self, header: Header, number: int, *, is_last: bool) -> LoadedPack:
-        header = dataclasses.replace(header, piece=number, is_last_piece=is_last)
+    def close(self, header: Header, before: Header | None, *, is_last: bool) -> LoadedPack:
+        """End the piece that follows another one."""
+        number, begin = (before.piece + 1, before.cut.partition(".")[2]) if before else (0, "")
+        end = "" if is_last else short_hash(self.recordings[-1].recording_id, str(self._end))
+        header = dataclasses.replace(
+            header, piece=number, is_last_piece=is_last, cut=f"{begin}.{end}"
+        )
         if number:
             header = dataclasses.replace(header, num_recordings=0, size_bytes=0)
         return LoadedPack(
@@ -206,14 +214,16 @@ def load_pack(
     Raises:
         TransientError: From `decode`: this machine cannot decode anything now.
     """
-    piece, number = _Piece(), 0
+    piece, before = _Piece(), None
     piece.rejects += pack.rejects
     for recording in pack.recordings:
         try:
             for info, segment in _segments(recording, samples_per_frame, decode):
-                if piece.num_samples + len(segment.samples) > pack_seconds * SAMPLE_RATE:
-                    yield piece.close(pack.header, number, is_last=False)
-                    piece, number = _Piece(), number + 1
+                num_samples = piece.num_samples + len(segment.samples)
+                if piece.recordings and num_samples > pack_seconds * SAMPLE_RATE:
+                    loaded = piece.close(pack.header, before, is_last=False)
+                    yield loaded
+                    piece, before = _Piece(), loaded.header
                 piece.add(recording, info, segment)
         except RecordingError as error:
             piece.rejects.append(reject(recording, "load", error.reason, error.message))
@@ -223,4 +233,4 @@ def load_pack(
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             piece.rejects.append(reject(recording, "load", "unreadable", message))
-    yield piece.close(pack.header, number, is_last=True)
+    yield piece.close(pack.header, before, is_last=True)

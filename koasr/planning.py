@@ -8,8 +8,9 @@ there were any `take_stock` and `settle` again; then `find_todo`, `prune` if it 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from koasr.items import identify
 from koasr.ledger import read_removed
-from koasr.rows import Shard, recording_id
+from koasr.rows import Shard
 from koasr.runs import (
     Run,
     is_forgotten_key,
@@ -62,7 +63,7 @@ def find_todo(stock: Stock, inputs: Sequence[str], run: Run) -> Todo:
         file
         for file in stock.listing.files
         if (file.uri, file.version) not in done
-        and not (forgotten and is_forgotten_key(recording_id(file.uri)) in forgotten)
+        and not (forgotten and is_forgotten_key(identify(file.uri)) in forgotten)
     ]
     single = {shard_name(shard, run.fingerprint): shard for shard in stock.listing.shards}
     # Whether a group is done is asked of its files: an emptied object may have its name.

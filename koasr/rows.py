@@ -64,7 +64,10 @@ class Shard:
     def slug(self) -> str:
         """Short readable name, safe in a file name on every store."""
         stem = self.uri.rstrip("/").rsplit("/", 1)[-1]
-        stem = stem if self.kind == "files" else re.sub(r"\.(tar|parquet|jsonl?|trn)$", "", stem)
+        if self.kind != "files":
+            stem = re.sub(r"\.(tar|parquet|jsonl?|trn)$", "", stem)
+            # Names of that form are those of groups of loose files; see `is_group`.
+            stem = f"shard-{stem}" if re.match(r"files-[0-9a-f]{12}", stem) else stem
         return re.sub(r"[^0-9A-Za-z_-]+", "-", stem).strip("-")[:48] or "shard"
 
 

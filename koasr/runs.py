@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +29,8 @@ RECORD_KEY = b"koasr"
 _TAIL_BYTES = 1 << 16
 """Of a Parquet file: its footer, with few rejects."""
 _NUM_READS = 3
+_MAX_FOOTER_BYTES = (1 << 31) - 1
+"""Parquet's own default is 100 MB, which the rejects of one hostile tar can fill."""
 T = TypeVar("T")
 
 _FORMAT = "format.json"
@@ -185,6 +187,13 @@ def read_sound(uri: str, work: Callable[[], T]) -> T:
     raise JobError(f"{uri} is damaged or no Parquet file: {found}") from problem
 
 
+def open_parquet(file: BinaryIO) -> pq.ParquetFile:
+    """A file of ours: checksums compared, a footer of any size."""
+    return pq.ParquetFile(
+        file, page_checksum_verification=True, thrift_string_size_limit=_MAX_FOOTER_BYTES
+    )
+
+
 def read_footer(uri: str) -> dict[bytes, bytes]:
     """The key-value metadata of a Parquet file, from its last bytes alone.
 
@@ -198,7 +207,7 @@ def read_footer(uri: str) -> dict[bytes, bytes]:
         size_bytes = int.from_bytes(tail[-8:-4], "little") + 8
         if size_bytes > len(tail):
             tail = read_bytes(uri, start=-size_bytes)
-        return dict(pq.read_metadata(io.BytesIO(tail)).metadata or {})
+        return dict(open_parquet(io.BytesIO(tail)).metadata.metadata or {})
 
     return read_sound(uri, read)
 

@@ -1,6 +1,6 @@
 """Finish what earlier drivers left half done, so that nothing is held twice."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -8,7 +8,8 @@ from functools import partial
 
 import pyarrow as pa
 
-from koasr.runs import Run, shard_name
+from koasr.rows import short_hash
+from koasr.runs import Run, is_group, read_record, shard_name
 from koasr.shard_objects import (
     ensure_rejects,
     finish_rewrites,
@@ -19,7 +20,7 @@ from koasr.shard_objects import (
     rewrite,
 )
 from koasr.staging import NUM_THREADS
-from koasr.stock import Source, Stock, find_superseded, holders_of
+from koasr.stock import Source, Stock, find_superseded, hash_of_uri, holders_of
 from koasr.storage import exists, join, list_files, remove
 
 Drops = dict[str, set[Source]]
@@ -30,8 +31,9 @@ def settle(stock: Stock, run: Run) -> Stock:
     """Finish what earlier drivers left half done; no two objects hold the same recording then.
 
     All drivers come to the same result, whatever each has seen: of two objects of a shard the one
-    of the earliest date stays, of two versions the one under the inputs, of two groups that hold
-    a file the one of the smaller name. What goes is held by another committed object.
+    of the earliest date stays, of two versions the one under the inputs, or where none is there the
+    one of the latest run, of two groups that hold a file the one of the smaller name. What goes is
+    held by another committed object.
 
     Args:
         stock: Just taken.
@@ -46,6 +48,7 @@ def settle(stock: Stock, run: Run) -> Stock:
     named = {shard_name(shard, run.fingerprint): shard for shard in stock.listing.shards}
     done = {name: shard for name, shard in named.items() if name in stock.objects}
     older = {uri for uris in find_superseded(stock, done).values() for uri in uris} - twice
+    older |= _unlisted_older(stock) - twice
     drops = _find_drops(stock, gone=twice | older)
     for uri in older:
         mark_removed(uri, "superseded", run.run_id)
@@ -88,13 +91,43 @@ def _remove_orphan(copy: str) -> None:
     _ensure(uri)
 
 
+def _unlisted_older(stock: Stock) -> set[str]:
+    """Objects of shards that are no longer listed, where a later run has another version."""
+    listed = {short_hash(shard.uri) for shard in stock.listing.shards}
+    versions: dict[str, dict[str, set[str]]] = {}
+    for name, uris in stock.objects.items():
+        if not is_group(name) and hash_of_uri(name) not in listed:
+            versions.setdefault(hash_of_uri(name), {})[name] = set(uris)
+    return {
+        uri
+        for names in versions.values()
+        for name in names.keys() - {_of_latest_run(names)}
+        for uri in names[name]
+    }
+
+
+def _of_latest_run(places: Mapping[str, Collection[str]]) -> str:
+    """Of several versions the one that the latest run made; names of runs sort by age."""
+    if len(places) == 1:
+        return next(iter(places))
+    return max(places, key=lambda version: (max(map(_run_id, places[version])), version))
+
+
+def _run_id(uri: str) -> str:
+    try:
+        return str(read_record(uri)["run_id"])
+    except FileNotFoundError:
+        return ""
+
+
 def _find_drops(stock: Stock, gone: set[str]) -> Drops:
     """Files that two groups hold, or of which an older version is held beside the listed one."""
     listed = {file.uri: file.version for file in stock.listing.files}
     drops: Drops = {}
     for uri, versions in holders_of(stock, gone).items():
+        newest = listed.get(uri) or _of_latest_run(versions)
         for version, places in versions.items():
-            is_older = listed.get(uri, version) != version and listed[uri] in versions
+            is_older = version != newest and newest in versions
             keep = "" if is_older else min(places, key=lambda place: (object_name(place), place))
             for place in places - {keep}:
                 drops.setdefault(place, set()).add((uri, version))

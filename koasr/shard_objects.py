@@ -22,12 +22,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from koasr.errors import JobError
 from koasr.metrics import ErrorCounts, count_errors
 from koasr.runs import (
     RECORD_KEY,
+    open_parquet,
     open_record,
     read_footer,
     read_record,
@@ -116,7 +116,7 @@ def read_object(uri: str) -> ShardObject:
 
     def read() -> ShardObject:
         source = io.BytesIO(read_bytes(uri))
-        parquet = pq.ParquetFile(source, page_checksum_verification=True)
+        parquet = open_parquet(source)
         record, rejects = _open_footer(uri, dict(parquet.metadata.metadata or {}))
         transcripts = parquet.read().replace_schema_metadata(None)
         # Checksums are of pages; what says where a page belongs has none.
@@ -139,7 +139,7 @@ def read_sources(uri: str) -> set[tuple[str, str]]:
     def read() -> pa.Table:
         fs, path = open_fs(uri)
         with fs.open(path, "rb") as file:
-            return pq.read_table(file, columns=columns, page_checksum_verification=True)
+            return open_parquet(file).read(columns)
 
     transcripts = read_sound(uri, lambda: patiently(uri, read))
     found: set[tuple[str, str]] = set()

@@ -54,12 +54,13 @@ def staged_key(header: Header) -> str:
     """Name of a staged pack, from which alone a later run sees what is there.
 
     Example:
-        >>> staged_key(Header("name", "uri", "etag", "5d41402a", 3, True, 10, 99))
-        '000003-0000-last-end-5d41402a'
+        >>> staged_key(Header("name", "uri", "etag", "7b8b965a.5d41402a", 3, True, 10, 99))
+        '000003-000000..-last-end-7b8b965a.5d41402a'
     """
     pack = "last" if header.is_last else "more"
     piece = "end" if header.is_last_piece else "piece"
-    return f"{header.index:06d}-{header.piece:04d}-{pack}-{piece}-{header.members}"
+    place = f"{header.index:06d}-{header.piece:06d}.{header.cut}"
+    return f"{place}-{pack}-{piece}-{header.members}"
 
 
 class ShardPacks:
@@ -95,7 +96,7 @@ class ShardPacks:
             key
             for index, packs in self._packs.items()
             for members in self._complete(index)
-            for key in packs[members]
+            for key in _chain(packs[members])
         )
 
     def keys(self) -> list[str]:
@@ -125,21 +126,44 @@ class ShardPacks:
     def _trace(self, levels: list[dict[str, str]], members: str) -> list[str]:
         found: list[str] = []
         for index in reversed(range(len(levels))):
-            found += sorted(self._packs[index][members], reverse=True)
+            found += _chain(self._packs[index][members])[::-1]
             members = levels[index][members]
         return found[::-1]
 
     def _complete(self, index: int) -> list[str]:
-        found = []
-        for members, keys in self._packs.get(index, {}).items():
-            pieces = sorted(key.split("-", 4)[1:4] for key in keys)
-            in_order = [int(piece) for piece, _, _ in pieces] == list(range(len(pieces)))
-            if in_order and pieces[-1][2] == "end":
-                found.append(members)
-        return sorted(found)
+        return sorted(m for m, keys in self._packs.get(index, {}).items() if _chain(keys))
 
     def _is_last(self, index: int, members: str) -> bool:
         return any("-last-" in key for key in self._packs.get(index, {}).get(members, ()))
+
+
+def _chain(keys: Iterable[str]) -> list[str]:
+    """The pieces of a whole pack, each beginning where the one before ends; empty if one lacks.
+
+    Attempts may cut a pack in other ways: a recording ran out of time, or the seconds of a piece
+    were changed. Mixed, their pieces would hold some speech twice or not at all.
+    """
+    pieces: dict[int, list[str]] = {}
+    for key in sorted(keys):
+        pieces.setdefault(_place(key)[0], []).append(key)
+    chains: dict[str, list[str]] = {"": []}
+    for number in range(len(pieces)):
+        longer: dict[str, list[str]] = {}
+        for key in pieces.get(number, ()):
+            _, begin, end = _place(key)
+            if begin in chains and key.split("-", 4)[3] == "end":
+                return [*chains[begin], key]
+            if begin in chains:
+                longer.setdefault(end, [*chains[begin], key])
+        chains = longer
+    return []
+
+
+def _place(key: str) -> tuple[int, str, str]:
+    """Number of a piece in its pack, and the marks of where it begins and ends."""
+    number, _, cut = key.split("-", 4)[1].partition(".")
+    begin, _, end = cut.partition(".")
+    return int(number), begin, end
 
 
 def _follows(members: str, previous: str) -> bool:

@@ -19,7 +19,8 @@ class Summary:
     """One run, counted. Holds no text.
 
     `audio_s` is what is in the output of the run; `session_audio_s` and `wall_s` are of this
-    session alone, so RTFx (seconds of audio per second) stays true when a run was resumed.
+    session alone, so RTFx (seconds of audio per second) stays true when a run was resumed. `gone`
+    are shards of the plan that need no object any more: superseded or taken out since.
     """
 
     run_id: str
@@ -38,6 +39,7 @@ class Summary:
     session_audio_s: float
     wall_s: float
     mean_confidence: float | None
+    gone: int = 0
     float32_retries: int = 0
     errors: ErrorCounts = field(default_factory=ErrorCounts)
 
@@ -66,6 +68,7 @@ def summarize(
     names: dict[str, str],
     session_audio_s: float,
     wall_s: float,
+    num_gone: int = 0,
     float32_retries: int = 0,
 ) -> Summary:
     """Sum the records of a run's shards.
@@ -75,6 +78,7 @@ def summarize(
         names: run_id, date, output, model and fingerprint.
         session_audio_s: Seconds of audio done in this session.
         wall_s: Seconds that this session took.
+        num_gone: Shards of the plan without an object.
         float32_retries: Micro-batches that were not finite in half precision.
     """
     held = list(records)
@@ -98,6 +102,7 @@ def summarize(
         session_audio_s=session_audio_s,
         wall_s=wall_s,
         mean_confidence=total("confidence_sum") / count if count else None,
+        gone=num_gone,
         float32_retries=float32_retries,
         errors=errors,
     )

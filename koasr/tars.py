@@ -151,7 +151,7 @@ def _add(stream: TarStream, member: Member, group: _Group, names: _Names, limits
         return
     if not is_audio(name) and not name.lower().endswith(_ARCHIVE):
         return
-    key, is_first = names.claim(shorten_name(name) if is_long else name)
+    key, is_first = names.claim(shorten_name(name))
     problem = _problem(member, limits)
     if is_long:
         message = f"found a name of {num_bytes} bytes, wanted at most {limits.max_name_bytes}"

@@ -149,6 +149,7 @@ def _execute(job_: _Job, run: Run, committed: Mapping[str, str], stock: Stock | 
         },
         session_audio_s=progress.audio_s,
         wall_s=time.monotonic() - started_s,
+        num_gone=len(ledger.gone),
         float32_retries=num_retries,
     )
     document = json.dumps(summary.to_json(), indent=2, ensure_ascii=False)

@@ -127,7 +127,8 @@ def packs(
         before = own
         is_long = any("long" in item.recording_id for item in group)
         for piece in range(1 + is_long):
-            part = dataclasses.replace(header, piece=piece, is_last_piece=piece == is_long)
+            cut = f"{'half' * piece}.{'half' * (is_long - piece)}"
+            part = dataclasses.replace(header, piece=piece, is_last_piece=piece == is_long, cut=cut)
             part = dataclasses.replace(part, num_recordings=0) if piece else part
             yield part, encode_tables(part, *_tables(group, piece, run, dice))
 

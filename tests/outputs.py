@@ -95,10 +95,10 @@ def begin(output: str, run_id: str, *shards: Shard, date: str = DATE) -> Run:
     return run
 
 
-def finish(run: Run, records: list[dict[str, Any]]) -> None:
+def finish(run: Run, records: list[dict[str, Any]], num_gone: int = 0) -> None:
     names = {"run_id": run.run_id, "date": run.date, "output": run.output, "model": "m"}
     names["fingerprint"] = run.fingerprint
-    summary = summarize(records, names=names, session_audio_s=1.0, wall_s=1.0)
+    summary = summarize(records, names=names, session_audio_s=1.0, wall_s=1.0, num_gone=num_gone)
     write_bytes(join(run.folder, "summary.json"), json.dumps(summary.to_json()).encode())
 
 

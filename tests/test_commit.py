@@ -24,9 +24,11 @@ from koasr.runs import (
     check_output,
     fingerprint_of,
     list_committed,
+    read_footer,
     read_plan,
     read_record,
     shard_name,
+    to_parquet,
     unfinished_runs,
     write_format,
     write_plan,
@@ -89,8 +91,8 @@ def run(tmp_path: Path) -> Run:
 def test_tables_survive_staging(run: Run) -> None:
     head = header(3, last=False, count=2)
     stage_pack(run, head, encode_tables(head, transcripts("a"), rejects("b")))
-    assert list_staged(run) == {NAME: {"000003-0000-more-end-m3"}}
-    (data,) = read_staged(run, NAME, ["000003-0000-more-end-m3"])
+    assert list_staged(run) == {NAME: {"000003-000000..-more-end-m3"}}
+    (data,) = read_staged(run, NAME, ["000003-000000..-more-end-m3"])
     assert decode_tables(data) == (head, transcripts("a"), rejects("b"))
 
 
@@ -488,6 +490,30 @@ def test_the_smallest_last_pack_is_the_one_that_can_be_complete_first() -> None:
     )
 
 
+def test_pieces_that_were_cut_in_other_ways_are_never_mixed() -> None:
+    """One attempt cuts a pack in two, another in three: only pieces that join make it whole."""
+
+    def pieces(*cuts: str) -> list[str]:
+        last = len(cuts) - 1
+        ends = ["end" if i == last else "piece" for i in range(len(cuts))]
+        return [f"000000-{i:06d}.{cuts[i]}-last-{ends[i]}-.m" for i in range(len(cuts))]
+
+    two, three = pieces(".x", "x."), pieces(".u", "u.v", "v.")
+    assert ShardPacks(two).all_keys() == two
+    assert ShardPacks(three).all_keys() == three
+    assert ShardPacks([three[0], two[1]]).all_keys() is None
+    assert ShardPacks([two[0], *three[1:]]).all_keys() is None
+    assert ShardPacks([three[0], *two]).all_keys() == two
+    assert ShardPacks([*three, two[1]]).all_keys() == three
+    assert ShardPacks([three[0], *two]).without_partial().keys() == two
+
+
+def test_a_pack_may_have_more_pieces_than_a_number_has_digits() -> None:
+    count = 10_001
+    keys = [f"000000-{i:04d}-last-{'end' if i == count - 1 else 'piece'}-m" for i in range(count)]
+    assert ShardPacks(keys).all_keys() == keys
+
+
 def test_packs_that_were_cut_in_other_ways_are_never_mixed() -> None:
     """1 2 | 3 4 | 5 and, with 1 forgotten, 2 3 | 4 5: each pack names the one before it."""
     old = keys(
@@ -533,6 +559,13 @@ def test_names_follow_uri_version_and_fingerprint() -> None:
     }
     assert len(names) == 4
     assert all(name.startswith("train-000.") and name.count(".") == 2 for name in names)
+
+
+def test_a_footer_that_hostile_names_have_filled_is_read(tmp_path: Path) -> None:
+    table = pa.table({"a": [1]})
+    path = tmp_path / "large.parquet"
+    path.write_bytes(to_parquet(table, {b"large": b"x" * 101_000_000}))
+    assert len(read_footer(str(path))[b"large"]) == 101_000_000
 
 
 def test_an_output_remembers_how_it_was_made(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`koasr forget`: what it takes out, what it remembers, and that dying half way loses nothing."""
 
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,8 +14,12 @@ from koasr import inventory
 from koasr.errors import JobError
 from koasr.forget import forget
 from koasr.inventory import open_output, read_ids
+from koasr.items import identify
+from koasr.planning import Stock, find_todo
+from koasr.rows import Shard, StoredFile
 from koasr.runs import Run, is_forgotten_key, read_forgotten, shard_name
 from koasr.shard_objects import read_object, rejects_uri
+from koasr.sources import Listing, group_files
 from koasr.staging import list_staged
 from koasr.storage import join, list_files, open_fs, read_bytes, remove, write_bytes
 from koasr.verify import find_differences, verify
@@ -26,6 +31,10 @@ GROUP = group(1, 2, 3)
 def output(tmp_path: Path) -> str:
     """Where an output is to be."""
     return str(tmp_path / "out")
+
+
+def decomposed(name: str) -> str:
+    return unicodedata.normalize("NFD", name)
 
 
 def write_ids(folder: Path, *lines: str) -> Path:
@@ -45,6 +54,20 @@ def held(output: str) -> set[str]:
             with fs.open(path, "rb") as stream:
                 found |= set(pq.read_table(stream)["recording_id"].to_pylist())
     return found
+
+
+def test_names_from_macos_are_forgotten_too(output: str, tmp_path: Path) -> None:
+    """Listed in jamo, named in ids in NFC, and written in either form by whoever asks."""
+    files = [StoredFile("s3://in/" + decomposed("한국.wav"), "v", 9), *GROUP.files]
+    shards = [Shard("s3://in/" + decomposed("말뭉치.tar"), "v", 9, "tar"), group_files(files)[0]]
+    run = outputs.begin(output, "20261122T000000Z-aaaaaa", *shards)
+    outputs.stage(run, shards[0])
+    lost = [identify(shards[0].uri, "u2.flac"), decomposed(identify(files[0].uri))]
+    forget(output, ids=write_ids(tmp_path, *lost))
+    assert list_staged(run) == {}
+    todo = find_todo(Stock(output, Listing((), tuple(files)), {}, {}), ["s3://in"], run)
+    (left,) = todo.shards.values()
+    assert left.files == tuple(sorted(GROUP.files, key=lambda file: file.uri))
 
 
 def test_a_forgotten_recording_is_in_no_object_and_on_the_deny_list(

@@ -89,8 +89,8 @@ def test_a_manifest_claims_a_file_of_the_other_form(tmp_path: Path, forms: tuple
     assert len(recordings(tmp_path)) == 1
 
 
-def test_a_name_past_the_limit_is_shortened_in_its_reject(tmp_path: Path) -> None:
-    long = "x/" * 300 + "a.flac"
+def test_a_long_name_is_shortened_in_its_id(tmp_path: Path) -> None:
+    long = "x/" * 700 + "a.flac"
     (tmp_path / "s.tar").write_bytes(files(long, long.replace("a.", "b."), "c.flac"))
     first, second, third = read(tmp_path, Limits(max_name_bytes=500))
     assert isinstance(first, Reject)
@@ -98,6 +98,21 @@ def test_a_name_past_the_limit_is_shortened_in_its_reject(tmp_path: Path) -> Non
     assert len(first.recording_id) < 150
     assert first.recording_id != second.recording_id
     assert isinstance(third, Recording)
+
+
+@pytest.mark.parametrize("length", [100, 2_000])
+def test_an_id_does_not_depend_on_the_limit_of_names(tmp_path: Path, length: int) -> None:
+    """Else a retry with a higher limit would find another recording than was rejected."""
+    name = "x" * length + ".flac"
+    (tmp_path / "s.tar").write_bytes(files(name))
+    (tmp_path / name[-255:]).write_bytes(FLAC)
+    (tmp_path / "m.jsonl").write_text(json.dumps({"audio_filepath": "./" * length + name[-255:]}))
+    for source in ("s.tar", "m.jsonl"):
+        (rejected,) = read(tmp_path / source, Limits(max_name_bytes=50))
+        (read_now,) = read(tmp_path / source, Limits(max_name_bytes=10_000))
+        assert isinstance(rejected, Reject)
+        assert isinstance(read_now, Recording)
+        assert rejected.recording_id == read_now.recording_id
 
 
 @pytest.mark.parametrize(

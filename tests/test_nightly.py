@@ -113,7 +113,7 @@ def test_a_retry_moves_what_it_recovers_and_touches_nothing_else(night: Night) -
     )
     done = {row["segment_id"]: row for row in night.rows()}
     printed = night.run(retry, ["too_long"], limits={"max_duration_s": 1.9})
-    assert "3 transcribed" in printed or "transcribed" in printed
+    assert "retrying too_long: 1 runs" in printed
     assert night.names("rejects") == Counter(["a1.wav", "b1.wav", "bad.wav"])
     assert night.names() == Counter(["a0.wav", "b0.wav", "loose0.wav", "loose1.wav"])
     after = {row["segment_id"]: row for row in night.rows()}

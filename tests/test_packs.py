@@ -104,6 +104,26 @@ def test_a_long_recording_comes_in_pieces_and_is_counted_once() -> None:
     assert [s.start for s in segments] == starts.tolist()
 
 
+def test_pieces_say_where_they_begin_and_end() -> None:
+    """Staged pieces of sessions with other pieces must not pass for one pack."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 3000, 16_000 * 100).astype(np.int16)
+    for second in range(10, 100, 10):
+        noise[second * 16_000 : second * 16_000 + 8_000] = 0
+    (pack,) = plan([make(0, encode(noise)), make(1)])
+
+    def cuts(pack_seconds: float) -> list[str]:
+        return [piece.header.cut for piece in load_pack(pack, 320, pack_seconds=pack_seconds)]
+
+    assert cuts(1_000) == ["."]
+    found = cuts(30)
+    assert found == cuts(30)
+    assert (found[0].partition(".")[0], found[-1].partition(".")[2]) == ("", "")
+    for before, after in itertools.pairwise(found):
+        assert before.partition(".")[2] == after.partition(".")[0] != ""
+    assert cuts(55)[0] != found[0]
+
+
 def test_a_recording_that_fails_leaves_its_neighbours_alone() -> None:
     (pack,) = plan([make(0), make(1, b"text"), make(2)])
     (loaded,) = load_pack(pack, 320)

@@ -1,6 +1,7 @@
 """What a run finds to do, what it leaves alone, and what it takes out."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from random import Random
 
 import pytest
@@ -18,7 +19,7 @@ from nights import (
     plan_retry,
     read,
 )
-from stores import FakeFileSystem, Store, fake_stores
+from stores import Crash, FakeFileSystem, Store, fake_stores
 
 from koasr.commit import commit_shard, stage_pack
 from koasr.errors import JobError
@@ -199,6 +200,41 @@ def test_a_shard_whose_plan_is_gone_is_known_by_its_record(world: World, store: 
         remove(f"fake://{key}")
     world.tars.pop("a.tar")
     assert [uri.rsplit("/", 1)[-1] for uri in todo_of(world).vanished.uris] == ["a.tar"]
+
+
+def test_a_shard_that_is_named_like_a_group_of_files_is_none(store: Store) -> None:
+    world = World({"files-202611221530.tar": ("v1", ("1", "2"))})
+    drive(world)
+    assert todo_of(world).vanished.uris == []
+    drive(world, with_prune=True)
+    check(world)
+
+
+CHANGED = {
+    "a tar": (World({"t.tar": ("v2", ("1", "2", "3"))}), World()),
+    "a loose file": (World({}, {"1.wav": "v2", "2.wav": "v1"}), World({}, {"2.wav": "v1"})),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGED)
+def test_of_what_changed_and_was_then_deleted_one_version_stays(store: Store, kind: str) -> None:
+    """The night of the change dies at any operation; after the deletion nobody lists a version."""
+    changed, deleted = CHANGED[kind]
+    first = World({"t.tar": ("v1", ("1", "2", "3"))}, {"1.wav": "v1", "2.wav": "v1"})
+    changed = World({**first.tars, **changed.tars}, changed.files or first.files)
+    deleted = World({} if kind == "a tar" else first.tars, deleted.files or first.files)
+    drive(first)
+    held = store.copy()
+    FakeFileSystem.store = held.copy()
+    drive(changed, date="2026-11-23")
+    for change in FakeFileSystem.store.changes:
+        FakeFileSystem.store = held.copy()
+        FakeFileSystem.store.crash_at = change + 1
+        with suppress(Crash):
+            drive(changed, date="2026-11-23")
+        FakeFileSystem.store.calm()
+        drive(deleted, date="2026-11-24")
+        check(deleted)
 
 
 def test_what_was_pruned_and_comes_back_is_done_again(world: World) -> None:

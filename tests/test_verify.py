@@ -246,6 +246,20 @@ def test_what_was_taken_out_on_purpose_is_no_difference(run: Run) -> None:
     assert whats(run.output) == set()
 
 
+def test_what_was_taken_out_and_is_planned_again_is_no_difference(run: Run) -> None:
+    """Planning it takes the mark away; then the driver died."""
+    remove_object(place(run, tar(1)))
+    outputs.begin(run.output, "20261123T000000Z-bbbbbb", tar(1))
+    assert whats(run.output) == set()
+
+
+def test_a_shard_that_another_driver_took_out_is_not_missed(run: Run) -> None:
+    adopted = outputs.begin(run.output, "20261123T000000Z-bbbbbb", tar(3), tar(4))
+    mark_removed(place(adopted, tar(3)), "superseded", run.run_id)
+    outputs.finish(adopted, [outputs.commit(adopted, tar(4))], num_gone=1)
+    assert whats(run.output) == set()
+
+
 def test_an_unfinished_run_is_told_and_no_difference(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
