@@ -128,7 +128,7 @@ def retry(
     *,
     model: str,
     revision: str | None = None,
-    reason: tuple[Reason | Literal["all"], ...] = (),
+    reason: tuple[Literal[Reason, "all"], ...] = (),
     options: _Options = DEFAULT_OPTIONS,
     limits: _Limits = DEFAULT_LIMITS,
 ) -> int:

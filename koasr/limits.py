@@ -1,6 +1,8 @@
 """What an untrusted source may ask of us: every limit, each with a sane default."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from koasr.errors import JobError
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,18 @@ class Limits:
     decode_memory_bytes: int = 2 << 30
     any_format: bool = False
     allow: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that nothing could keep.
+
+        Raises:
+            JobError: One is not more than 0.
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, float) and not value > 0:
+                flag = "--" + field.name.replace("_", "-")
+                raise JobError(f"{flag}: found {value}, wanted more than 0", 2)
 
 
 DEFAULT_LIMITS = Limits()

@@ -38,6 +38,10 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["--max-reject-rate", "2"], "--max-reject-rate"),
         (["--num-actors", "0"], "--num-actors"),
         (["--date", "yesterday"], "YYYY-MM-DD"),
+        (["--stop-at", "6 pm"], "HH:MM"),
+        (["--max-hours", "0"], "--max-hours"),
+        (["--max-bytes", "-1"], "--max-bytes"),
+        (["--max-duration-s", "nan"], "--max-duration-s"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(
