@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +27,8 @@ koasr: out of reach, and yours to see to: old versions in a store that keeps ver
   plans of runs (_koasr/runs); the speech itself, where it came from"""
 
 _NUM_SHOWN = 5
+_ID = re.compile(r"-[0-9a-f]{12}(/|#|\r?$)")
+"""In every id; in a file's name, which somebody may take for an id, as good as never."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def forget(output: str, /, *, ids: Path) -> None:
     lines = _read_lines(ids)
     console = Console(soft_wrap=True, highlight=False)
     place = open_output(output).output
-    with job_errors(place), Lease(place, say=console.print):
+    with job_errors(place), Lease(place, say=partial(console.print, "koasr:")):
         finish_rewrites(place)
         # Listed again under the lease: a run may have committed in between.
         inventory = open_output(place)
@@ -134,6 +137,9 @@ def _read_lines(path: Path) -> list[str]:
     lines = list(dict.fromkeys(line for line in text.split("\n") if line.strip()))
     if not lines:
         raise JobError(f"--ids: {path} holds no ids", 2)
+    if strangers := [line for line in lines if not _ID.search(line)]:
+        found = f"{len(strangers)} lines of {path} are no ids, such as {strangers[0][:100]!r}"
+        raise JobError(f"--ids: {found}: wanted values of recording_id or segment_id", 2)
     return list(dict.fromkeys(nfc(line.removesuffix("\r")) for line in lines))
 
 

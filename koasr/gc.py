@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 from rich.console import Console
 
@@ -49,7 +50,10 @@ def gc(output: str, /, *, dry_run: bool = False) -> None:
     """
     console = Console(soft_wrap=True, highlight=False)
     place = open_output(output).output
-    with job_errors(place), nullcontext() if dry_run else Lease(place, say=console.print):
+    with (
+        job_errors(place),
+        nullcontext() if dry_run else Lease(place, say=partial(console.print, "koasr:")),
+    ):
         if not dry_run:
             finish_rewrites(place)
         # Listed again under the lease: what a run did in between is no garbage.

@@ -59,12 +59,12 @@ class RunProgress:
 
     def _line(self) -> str:
         share = min(self._bytes / self._total_bytes, 1.0)
-        left_s = self.wall_s * (1.0 - share) / share if share else 0.0
+        left = duration_text(self.wall_s * (1.0 - share) / share) if share else "unknown time"
         return (
             f"{duration_text(self.audio_s)} of audio, "
             f"{rate_text(self.audio_s / self.wall_s)} real time, "
             f"{self._shards}/{self._num_shards} shards, {self._rejects} rejects, {share:.0%}, "
-            f"{duration_text(left_s)} left"
+            f"{left} left"
         )
 
     def _show(self) -> None:

@@ -5,6 +5,7 @@ again is decided where it is read, by `wanted`.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import get_args
 
@@ -79,6 +80,13 @@ def plan_retries(inventory: Inventory, reasons: Collection[str]) -> list[Run]:
             write_plan(run, todo)
             planned.append(run)
     return planned
+
+
+def held_reasons(inventory: Inventory) -> Counter[str]:
+    """How many rejects an output holds, by reason."""
+    uris = [uri for uris in inventory.committed().values() for uri in uris]
+    records = concurrently(read_record, uris, "records read")
+    return sum((Counter(record["reasons"]) for record in records), Counter[str]())
 
 
 def _names_by_date(

@@ -28,6 +28,7 @@ GROUP_SECONDS = 8 * 3600.0
 _GROUP_FILES = 50_000
 """Files of no length would fill no group."""
 _HEAD_BYTES = 1 << 16
+_OF_OUTPUT = "_koasr/format.json"
 _TAR = (".tar", ".tar.gz", ".tgz")
 _MANIFEST = (".jsonl", ".json", ".ndjson")
 
@@ -186,12 +187,20 @@ def _classify(files: Iterable[StoredFile], uris: set[str], limits: Limits) -> Li
     return Listing(tuple(shards), tuple(_with_references(unclaimed, uris)), tuple(ignored))
 
 
+def _inside_outputs(uris: Iterable[str]) -> tuple[str, ...]:
+    """Prefixes of what lies in an output of koasr: its Parquet files would pass for speech."""
+    roots = [uri.removesuffix(_OF_OUTPUT) for uri in uris if uri.endswith(f"/{_OF_OUTPUT}")]
+    return tuple(
+        f"{root}{part}/" for root in roots for part in ("transcripts", "rejects", "_koasr")
+    )
+
+
 def list_inputs(
     inputs: Sequence[str], *, without: Sequence[str] = (), limits: Limits = DEFAULT_LIMITS
 ) -> Listing:
     """List every input afresh; what two inputs both reach is listed once.
 
-    Audio that a manifest names is the manifest's, and no loose file.
+    Audio that a manifest names is the manifest's, and no loose file. What koasr wrote is no input.
 
     Args:
         inputs: Files, prefixes or patterns.
@@ -208,6 +217,8 @@ def list_inputs(
         files, beside = _list_one(uri)
         found[uri] = [file for file in files if not file.uri.startswith(outside)]
         uris |= beside
+    outputs = _inside_outputs(file.uri for files in found.values() for file in files)
+    found = {u: [f for f in files if not f.uri.startswith(outputs)] for u, files in found.items()}
     unique = {file.uri: file for files in found.values() for file in files}
     with job_errors(", ".join(inputs)):
         try:

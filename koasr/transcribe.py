@@ -22,7 +22,7 @@ from koasr.limits import Limits
 from koasr.options import Device, FloatType, Options, Precision
 from koasr.planning import Stock, Todo, begin, find_superseded, find_todo, prune, settle, take_stock
 from koasr.progress import RunProgress
-from koasr.retry import check_reasons, plan_retries
+from koasr.retry import check_reasons, held_reasons, plan_retries
 from koasr.rows import SAMPLE_RATE, SCHEMA_VERSION
 from koasr.runs import (
     Run,
@@ -251,11 +251,13 @@ def transcribe(
             if options.prune and todo.vanished.uris:
                 job_.say(f"took {prune(fresh, todo.vanished)} vanished shards and files out")
             if todo.shards:
+                # What is planned must be done as it was planned, so the GPUs must be there first.
+                _connect(job_)
                 begin(fresh, stock, todo, parts)
         if todo.shards:
             summaries.append(_execute(job_, fresh, stock.committed, stock))
-        if not summaries:
-            job_.say(f"nothing to do: {output} is complete")
+        else:
+            job_.say(f"nothing {'else ' if summaries else ''}to do: {output} is complete")
     return _exit_code(job_, summaries)
 
 
@@ -284,14 +286,19 @@ def retry(
     check_output(inventory.output, parts)
     with _driving(job_, inventory.output):
         with job_errors(inventory.output):
-            planned = plan_retries(inventory, wanted)
+            plan_retries(inventory, wanted)
             runs = [run for run in unfinished_runs(inventory.output) if run.retry]
-        job_.say(f"retrying {', '.join(wanted)}: {len(planned)} runs, one a date")
+            left = held_reasons(inventory) if not runs else {}
+        if runs:
+            dates = ", ".join(run.date for run in runs)
+            job_.say(f"retrying what was rejected as {', '.join(wanted)} on {dates}")
         summaries = []
         for run in runs:
             summaries.append(_execute(job_, run, list_committed(inventory.output), None))
         if not summaries:
-            job_.say("nothing to retry")
+            others = ", ".join(f"{count:,} {reason}" for reason, count in left.items())
+            hint = f"; it has {others}: name them with --reason" if others else ""
+            job_.say(f"{inventory.output} has no rejects of {', '.join(wanted)}{hint}")
     return _exit_code(job_, summaries)
 
 
@@ -328,7 +335,8 @@ def _exit_code(job_: _Job, summaries: Sequence[Summary]) -> int:
     worst = max((summary.reject_rate for summary in summaries), default=0.0)
     if worst <= job_.options.max_reject_rate:
         return EXIT_DONE
-    job_.say(f"{worst:.1%} rejected, more than --max-reject-rate")
+    limit = f"--max-reject-rate {job_.options.max_reject_rate:g}"
+    job_.say(f"{worst:.1%} rejected, more than {limit}: see rejects/, and koasr retry --help")
     return EXIT_TOO_MANY_REJECTS
 
 

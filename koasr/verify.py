@@ -53,9 +53,7 @@ def verify(output: str, /, *, repair: bool = False) -> int:
     if found.differences:
         console.print(_table(found.differences, inventory.output))
     for run in found.unfinished:
-        console.print(
-            f"koasr: run {run.run.run_id} is unfinished: the command it began with goes on"
-        )
+        console.print(f"koasr: run {run.run.run_id} is unfinished: run its command again")
     console.print(_last_line(found))
     return EXIT_DIFFERENT if found.differences else EXIT_SAME
 

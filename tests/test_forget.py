@@ -187,6 +187,19 @@ def test_a_file_without_ids_is_wrong_usage(tmp_path: Path, content: bytes | None
     assert "\n" not in str(failure.value)
 
 
+def test_lines_that_are_no_ids_are_refused_before_anything_is_written(
+    output: str, tmp_path: Path
+) -> None:
+    """A file's name that were remembered would take nothing out, and say nothing."""
+    night(output)
+    path = write_ids(tmp_path, ids(tar(1))[2], "utt2.flac")
+    with pytest.raises(JobError, match=r"1 lines .* are no ids, such as 'utt2.flac'") as failure:
+        forget(output, ids=path)
+    assert failure.value.exit_code == 2
+    assert ids(tar(1))[2] in held(output)
+    assert read_forgotten(output) == frozenset()
+
+
 def test_windows_line_ends_and_a_byte_order_mark_are_no_part_of_an_id(tmp_path: Path) -> None:
     output = str(tmp_path / "out")
     night(output)

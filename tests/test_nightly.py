@@ -113,13 +113,13 @@ def test_a_retry_moves_what_it_recovers_and_touches_nothing_else(night: Night) -
     )
     done = {row["segment_id"]: row for row in night.rows()}
     printed = night.run(retry, ["too_long"], limits={"max_duration_s": 1.9})
-    assert "retrying too_long: 1 runs" in printed
+    assert "retrying what was rejected as too_long on 2" in printed
     assert night.names("rejects") == Counter(["a1.wav", "b1.wav", "bad.wav"])
     assert night.names() == Counter(["a0.wav", "b0.wav", "loose0.wav", "loose1.wav"])
     after = {row["segment_id"]: row for row in night.rows()}
     assert all(after[name] == row for name, row in done.items())
     assert night.is_sound()
-    assert "nothing to retry" in night.run(retry, ["timeout"])
+    assert "it has 2 too_long, 1 unsupported_format: name them" in night.run(retry, ["timeout"])
     assert "nothing to do" in night.transcribe()
 
 
@@ -138,6 +138,13 @@ def test_what_is_forgotten_stays_out_of_later_nights(night: Night, tmp_path: Pat
     night.transcribe()
     assert night.names() == left
     assert night.is_sound()
+
+
+def test_without_a_gpu_nothing_is_planned_that_only_a_gpu_could_do(night: Night) -> None:
+    with pytest.raises(JobError, match="GPU"):
+        night.transcribe(device="cuda", wait_for_gpu=1.0)
+    night.transcribe()
+    assert len(night.rows()) == 6
 
 
 def test_a_second_driver_says_who_is_at_it(night: Night) -> None:

@@ -294,6 +294,20 @@ def test_inputs_that_cannot_be_read_are_one_line(uri: str, found: str) -> None:
     assert "secret" not in str(failure.value).replace("credentials", "")
 
 
+def test_what_koasr_wrote_is_no_input(tmp_path: Path) -> None:
+    for place in (
+        "transcripts/date=2026-11-22/a.parquet",
+        "rejects/b.parquet",
+        "_koasr/format.json",
+    ):
+        (tmp_path / "out" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / place).write_bytes(b"{}")
+    (tmp_path / "out" / "transcripts.flac").write_bytes(FLAC)
+    listing = list_inputs([str(tmp_path)])
+    assert [file.uri for file in listing.files] == [str(tmp_path / "out" / "transcripts.flac")]
+    assert listing.shards == ()
+
+
 def test_a_folder_of_other_things_says_what_is_wanted(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(b"x")
     with pytest.raises(JobError, match=r"holds no speech: found .*a\.pdf, wanted tar"):

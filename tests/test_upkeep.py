@@ -242,7 +242,7 @@ def test_what_is_no_output_is_refused_in_one_line(
     tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = tmp_path / "ids.txt"
-    names.write_text("x")
+    names.write_text("a.flac-0123456789ab")
     more = ["--ids", str(names)] if command == "forget" else []
     main_exit([command, str(tmp_path), *more], 1)
     (line,) = capsys.readouterr().err.strip().splitlines()
