@@ -3,14 +3,17 @@
 import io
 import itertools
 import json
+import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import soundfile
 from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from sound import encode
 
 SAMPLE_RATE_HZ = 16_000
 TAR_RECORDINGS = 600
@@ -27,21 +30,15 @@ def _sound(number: int) -> NDArray[np.int16]:
     return np.asarray(wave * 32_767, np.int16)
 
 
-def _encode(samples: NDArray[np.int16] | NDArray[np.float32], kind: str) -> bytes:
-    sink = io.BytesIO()
-    subtype = "FLOAT" if samples.dtype == np.float32 else None
-    soundfile.write(sink, samples, SAMPLE_RATE_HZ, format=kind, subtype=subtype)
-    return sink.getvalue()
-
-
 def recording(number: int) -> tuple[str, bytes]:
     """Name and bytes of one recording; one in fifty is bad, in one of six ways."""
     kind = ("flac", "wav")[number % 2]
-    audio = _encode(_sound(number), kind.upper())
+    audio = encode(_sound(number), SAMPLE_RATE_HZ, kind.upper())
     if number % _BAD_EVERY == 7:
         nan = np.full(8_000, np.nan, np.float32)
-        ways = [b"", b"no audio", audio[: len(audio) // 2], _encode(nan, "WAV"), audio[:30]]
-        bad = [*ways, bytes(100)][number // _BAD_EVERY % 6]
+        no_number = encode(nan, SAMPLE_RATE_HZ, "WAV", "FLOAT")
+        ways = [b"", b"no audio", audio[: len(audio) // 2], no_number, audio[:30], bytes(100)]
+        bad = ways[number // _BAD_EVERY % len(ways)]
         return f"{number:05d}.{'wav' if bad[:4] == b'RIFF' else kind}", bad
     return f"{number:05d}.{kind}", audio
 

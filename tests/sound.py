@@ -21,10 +21,15 @@ def tone(seconds: float, sample_rate_hz: int = 16_000) -> NDArray[np.int16]:
 def encode(
     samples: NDArray[Any], sample_rate_hz: int = 16_000, kind: str = "FLAC", subtype: str = ""
 ) -> bytes:
-    """Samples as a file of this kind."""
+    """Samples as a file of this kind; but for Ogg's serial number, the same bytes every time."""
     sink = io.BytesIO()
     soundfile.write(sink, samples, sample_rate_hz, format=kind, subtype=subtype or None)
-    return sink.getvalue()
+    audio = sink.getvalue()
+    # libsndfile puts the time of day into the PEAK chunk of a WAV of floats: blank it.
+    time_at = audio.find(b"PEAK") + 12
+    if subtype in {"FLOAT", "DOUBLE"} and time_at > 12:
+        audio = audio[:time_at] + bytes(4) + audio[time_at + 4 :]
+    return audio
 
 
 def wav(data: bytes, *, codec: int = 1, size: int | None = None, rate: int = 16_000) -> bytes:
