@@ -24,7 +24,6 @@ from koasr.shard_objects import (
     mark_removed,
     object_name,
     read_object,
-    read_rejects,
     read_sources,
     remove_object,
     replace_object,
@@ -34,28 +33,9 @@ from koasr.staging import (
     ShardPacks,
     clear_staged,
     decode_tables,
-    encode_tables,
-    list_staged,
-    read_staged,
-    stage_pack,
     staged_key,
 )
 from koasr.storage import transient_errors, write_bytes, write_new
-
-__all__ = [
-    "ShardPacks",
-    "clear_staged",
-    "commit_shard",
-    "decode_tables",
-    "encode_tables",
-    "ensure_rejects",
-    "list_staged",
-    "read_rejects",
-    "read_staged",
-    "rewrite",
-    "stage_pack",
-    "staged_key",
-]
 
 _MAX_ROUNDS = 20
 _JOINT_S = 1e-3

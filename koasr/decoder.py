@@ -18,7 +18,6 @@ from koasr.errors import Reason, RecordingError, TransientError
 from koasr.limits import DEFAULT_LIMITS, Limits
 from koasr.rows import SAMPLE_RATE, Recording
 
-CHILD_MODULE = "koasr.decoder_child"
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "HOME", "TMPDIR")
 """All that the child gets to see of ours. Credentials lie in the other variables."""
 _OWN_ENVIRONMENT = {

@@ -13,13 +13,14 @@ import pyarrow.compute as pc
 from rich.console import Console
 
 from koasr.errors import JobError
-from koasr.inventory import Inventory, concurrently, open_output, read_column, read_ids, read_runs
+from koasr.inventory import Inventory, open_output, read_column, read_ids, read_runs
 from koasr.items import identify, nfc
 from koasr.lease import Lease
 from koasr.rows import Shard
 from koasr.runs import is_forgotten_key, read_forgotten, read_plan
 from koasr.shard_objects import finish_rewrites, rejects_uri, rewrite
 from koasr.storage import job_errors, join, remove, remove_tree, write_bytes
+from koasr.threads import concurrently
 
 OUT_OF_REACH = """\
 koasr: out of reach, and yours to see to: old versions in a store that keeps versions; replicas,

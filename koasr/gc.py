@@ -10,12 +10,13 @@ from functools import partial
 
 from rich.console import Console
 
-from koasr.inventory import Inventory, KnownRun, concurrently, open_output, read_runs
+from koasr.inventory import Inventory, KnownRun, open_output, read_runs
 from koasr.lease import Lease
 from koasr.rows import StoredFile
 from koasr.runs import read_record
 from koasr.shard_objects import finish_rewrites, rejects_uri
 from koasr.storage import job_errors, remove, remove_tree
+from koasr.threads import concurrently
 
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{32}|\d+)")
 """A file that was being written when its process was killed."""

@@ -2,12 +2,9 @@
 
 import io
 import json
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,14 +22,7 @@ from koasr.storage import (
     open_fs,
     read_bytes,
 )
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-NUM_THREADS = 16
-"""Requests at once. They wait for the store; one interpreter answers no more than that."""
-
-_SPEAK_EVERY_S = 5.0
+from koasr.threads import concurrently
 
 
 @dataclass(frozen=True)
@@ -164,18 +154,3 @@ def read_column(uri: str, name: str) -> list[str]:
     with fs.open(path, "rb") as file:
         values: list[str] = open_parquet(file).read([name])[name].to_pylist()
     return values
-
-
-def concurrently(work: Callable[[T], R], items: Sequence[T], what: str) -> list[R]:
-    """Results of `work` in the order of the items; stderr hears of it when it takes long."""
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        return list(_spoken(pool.map(work, items), len(items), what))
-
-
-def _spoken(results: Iterator[R], total: int, what: str) -> Iterator[R]:
-    spoken_s = time.monotonic()
-    for number, result in enumerate(results, 1):
-        yield result
-        if time.monotonic() - spoken_s > _SPEAK_EVERY_S:
-            spoken_s = time.monotonic()
-            print(f"koasr: {what}: {number:,} of {total:,}", file=sys.stderr, flush=True)

@@ -19,7 +19,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from rich.console import Console
 
 from koasr.checkpoint import Checkpoint
-from koasr.commit import clear_staged, commit_shard, read_staged
+from koasr.commit import commit_shard
 from koasr.errors import JobError, TransientError
 from koasr.ledger import Ledger
 from koasr.pack_rows import header_of
@@ -36,6 +36,7 @@ from koasr.stages import (
     read_packs,
     stage,
 )
+from koasr.staging import clear_staged, read_staged
 from koasr.stopping import Stopped, check_stop, stop, taking_sigterm_back
 from koasr.transcripts import Provenance
 

@@ -1,7 +1,6 @@
 """What is done of a run's plan, what can be committed at once, and what is left; without Ray."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from koasr.errors import JobError
@@ -9,8 +8,9 @@ from koasr.packs import Header
 from koasr.rows import Shard
 from koasr.runs import Run
 from koasr.shard_objects import ensure_rejects
-from koasr.staging import NUM_THREADS, ShardPacks, list_staged, staged_key
+from koasr.staging import ShardPacks, list_staged, staged_key
 from koasr.storage import join, list_names
+from koasr.threads import concurrently
 
 
 class Ledger:
@@ -132,8 +132,8 @@ def open_ledger(
     if run.retry:
         # A shard of another date was committed twice, and is another run's.
         there = {name: uri for name, uri in there.items() if uri == run.transcripts(name)}
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        found = dict(zip(there, pool.map(_record, there.values()), strict=True))
+    read = concurrently(_record, list(there.values()), "records read")
+    found = dict(zip(there, read, strict=True))
     records = {name: record for name, record in found.items() if record}
     gone = frozenset(name for name in found if name not in records)
     if run.retry:

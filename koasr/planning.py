@@ -19,24 +19,12 @@ from koasr.runs import (
     write_format,
     write_plan,
 )
-from koasr.settling import each, settle
 from koasr.shard_objects import remove_object
 from koasr.sources import group_files
-from koasr.stock import Stock, find_superseded, take_stock
+from koasr.stock import Stock
 from koasr.storage import join, remove
-from koasr.vanished import Vanished, find_vanished, prune
-
-__all__ = [
-    "Stock",
-    "Todo",
-    "Vanished",
-    "begin",
-    "find_superseded",
-    "find_todo",
-    "prune",
-    "settle",
-    "take_stock",
-]
+from koasr.threads import concurrently
+from koasr.vanished import Vanished, find_vanished
 
 
 @dataclass(frozen=True)
@@ -44,7 +32,6 @@ class Todo:
     """What a fresh run has to do, by the names of its shards, and what vanished."""
 
     shards: Mapping[str, Shard]
-    superseded: Mapping[str, Sequence[str]]
     vanished: Vanished
 
 
@@ -69,7 +56,7 @@ def find_todo(stock: Stock, inputs: Sequence[str], run: Run) -> Todo:
     # Whether a group is done is asked of its files: an emptied object may have its name.
     todo = {name: shard for name, shard in single.items() if name not in stock.objects}
     todo |= {shard_name(group, run.fingerprint): group for group in group_files(fresh)}
-    return Todo(todo, find_superseded(stock, todo), find_vanished(stock, inputs))
+    return Todo(todo, find_vanished(stock, inputs))
 
 
 def begin(run: Run, stock: Stock, todo: Todo, parts: dict[str, str]) -> None:
@@ -83,7 +70,7 @@ def begin(run: Run, stock: Stock, todo: Todo, parts: dict[str, str]) -> None:
     """
     # A shard that was taken out and came back is to be done again.
     for name in todo.shards.keys() & stock.objects.keys():
-        each(remove_object, stock.objects[name])
+        concurrently(remove_object, stock.objects[name], "emptied objects removed")
     for name in todo.shards.keys() & read_removed(run.output):
         remove(join(run.output, "_koasr", "removed", f"{name}.json"))
     # A plan binds whoever comes next, and so must how it is carried out.

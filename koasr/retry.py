@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import get_args
 
 from koasr.errors import JobError, Reason
-from koasr.inventory import Inventory, concurrently, read_ids, read_runs
+from koasr.inventory import Inventory, read_ids, read_runs
 from koasr.rows import Recording, Reject
 from koasr.runs import (
     Run,
@@ -23,6 +23,7 @@ from koasr.runs import (
 )
 from koasr.shard_objects import read_rejects
 from koasr.storage import transient_errors
+from koasr.threads import concurrently
 
 _log = logging.getLogger(__name__)
 

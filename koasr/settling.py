@@ -1,7 +1,6 @@
 """Finish what earlier drivers left half done, so that nothing is held twice."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -19,9 +18,9 @@ from koasr.shard_objects import (
     remove_object,
     rewrite,
 )
-from koasr.staging import NUM_THREADS
 from koasr.stock import Source, Stock, find_superseded, hash_of_uri, holders_of
 from koasr.storage import exists, join, list_files, remove
+from koasr.threads import concurrently
 
 Drops = dict[str, set[Source]]
 """URI of a group's object → what is to go from it."""
@@ -52,8 +51,12 @@ def settle(stock: Stock, run: Run) -> Stock:
     drops = _find_drops(stock, gone=twice | older)
     for uri in older:
         mark_removed(uri, "superseded", run.run_id)
-    each(remove_object, [*twice, *older])
-    each(lambda uri: rewrite(uri, partial(_holds, drops[uri]), "superseded"), drops)
+    concurrently(remove_object, sorted({*twice, *older}), "older objects removed")
+
+    def drop(uri: str) -> None:
+        rewrite(uri, partial(_holds, drops[uri]), "superseded")
+
+    concurrently(drop, sorted(drops), "groups rewritten")
     objects = {n: [u for u in uris if u not in twice | older] for n, uris in stock.objects.items()}
     sources = {
         uri: found - drops.get(uri, set())
@@ -63,18 +66,12 @@ def settle(stock: Stock, run: Run) -> Stock:
     return replace(stock, objects={n: u for n, u in objects.items() if u}, sources=sources)
 
 
-def each(work: Callable[[str], object], uris: Iterable[str]) -> None:
-    """Do the same to many objects at once."""
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        list(pool.map(work, sorted(uris)))
-
-
 def _settle_copies(stock: Stock) -> None:
     """Make copies of rejects that are missing; remove those whose object is gone."""
     copies = {file.uri for file in list_files(join(stock.output, "rejects"))}
     places = {rejects_uri(uri): uri for uris in stock.objects.values() for uri in uris}
-    each(_ensure, [places[copy] for copy in places.keys() - copies])
-    each(_remove_orphan, copies - places.keys())
+    concurrently(_ensure, sorted(places[copy] for copy in places.keys() - copies), "copies made")
+    concurrently(_remove_orphan, sorted(copies - places.keys()), "orphans removed")
 
 
 def _ensure(uri: str) -> None:

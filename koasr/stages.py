@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from koasr.checkpoint import Checkpoint, stage_checkpoint
-from koasr.commit import ShardPacks, commit_shard, encode_tables, stage_pack
+from koasr.commit import commit_shard
 from koasr.decoder import Decoder
 from koasr.limits import Limits
 from koasr.options import FloatType
@@ -30,6 +30,7 @@ from koasr.recognizer import Recognizer
 from koasr.retry import wanted
 from koasr.rows import Shard, StoredFile
 from koasr.runs import PLAN, Run
+from koasr.staging import ShardPacks, encode_tables, stage_pack
 from koasr.transcripts import Provenance, to_tables
 
 SHARD = pa.schema([*PLAN, ("staged", pa.list_(pa.string()))])

@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pyarrow as pa
@@ -21,11 +20,10 @@ from koasr.storage import (
     transient_errors,
     write_bytes,
 )
+from koasr.threads import concurrently
 
 _DIGEST_BYTES = 16
 _NUM_READS = 3
-NUM_THREADS = 16
-"""That ask the store at once; they only wait."""
 
 
 def encode_tables(header: Header, transcripts: pa.Table, rejects: pa.Table) -> bytes:
@@ -177,12 +175,11 @@ def list_staged(run: Run) -> dict[str, set[str]]:
     Folder by folder: one listing of everything would hold details of every object at once.
     """
     places = [(name, run.staged(name)) for name in list_names(run.staged(""))]
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        listed = pool.map(list_names, [place for _, place in places])
-        return {
-            name: {key.removesuffix(".arrows") for key in keys if not key.startswith(".")}
-            for (name, _), keys in zip(places, listed, strict=True)
-        }
+    listed = concurrently(list_names, [place for _, place in places], "staged shards listed")
+    return {
+        name: {key.removesuffix(".arrows") for key in keys if not key.startswith(".")}
+        for (name, _), keys in zip(places, listed, strict=True)
+    }
 
 
 def _digest(data: bytes) -> bytes:

@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from koasr.errors import JobError
-from koasr.inventory import Inventory, concurrently, open_output, read_runs
+from koasr.inventory import Inventory, open_output, read_runs
 from koasr.lease import TTL_S, read_holder
 from koasr.runs import read_forgotten, read_record
 from koasr.shard_objects import object_name
 from koasr.storage import job_errors, join, open_fs, read_bytes
 from koasr.summary import duration_text
+from koasr.threads import concurrently
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ a driver with an old listing cannot take out what a later one wrote.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from koasr.rows import Shard, StoredFile
 from koasr.runs import is_group, list_objects
 from koasr.shard_objects import read_sources
 from koasr.sources import Listing
-from koasr.staging import NUM_THREADS
+from koasr.threads import concurrently
 
 Source = tuple[str, str]
 """URI and version of a loose file."""
@@ -52,8 +51,7 @@ def take_stock(output: str, list_inputs: Callable[[], Listing]) -> Stock:
     """
     objects = list_objects(output)
     groups = [uri for name, uris in objects.items() if is_group(name) for uri in uris]
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        sources = dict(zip(groups, pool.map(_sources, groups), strict=True))
+    sources = dict(zip(groups, concurrently(_sources, groups, "groups read"), strict=True))
     return Stock(output, list_inputs(), objects, sources)
 
 

@@ -20,7 +20,7 @@ from koasr.lease import Lease
 from koasr.ledger import open_ledger
 from koasr.limits import Limits
 from koasr.options import Device, FloatType, Options, Precision
-from koasr.planning import Stock, Todo, begin, find_superseded, find_todo, prune, settle, take_stock
+from koasr.planning import Todo, begin, find_todo
 from koasr.progress import RunProgress
 from koasr.retry import check_reasons, held_reasons, plan_retries
 from koasr.rows import SAMPLE_RATE, SCHEMA_VERSION
@@ -33,11 +33,14 @@ from koasr.runs import (
     read_plan,
     unfinished_runs,
 )
+from koasr.settling import settle
 from koasr.sources import Listing, list_inputs
 from koasr.stages import Compute, Receipt, Work, guard_own_cluster, is_elsewhere
+from koasr.stock import Stock, find_superseded, take_stock
 from koasr.stopping import seconds_left, stop, stoppable
 from koasr.storage import absolute, check_reachable, job_errors, join, write_bytes
 from koasr.summary import Summary, duration_text, print_summary, summarize
+from koasr.vanished import prune
 
 EXIT_DONE, EXIT_TOO_MANY_REJECTS = 0, 3
 _CPU_BATCH_SECONDS, _GPU_BATCH_SECONDS = 40.0, 240.0

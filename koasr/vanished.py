@@ -3,7 +3,6 @@
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,11 +12,10 @@ from fsspec.utils import glob_translate
 
 from koasr.rows import short_hash
 from koasr.runs import Run, is_group, read_record
-from koasr.settling import each
 from koasr.shard_objects import mark_removed, remove_object, rewrite
-from koasr.staging import NUM_THREADS
 from koasr.stock import Stock, hash_of_uri
 from koasr.storage import absolute, join, list_names, read_bytes
+from koasr.threads import concurrently
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,11 @@ def _shard_uris(stock: Stock, names: set[str]) -> dict[str, str]:
     """Name → URI of shards that were planned once; from the footer where no plan is left."""
     runs = join(stock.output, "_koasr", "runs")
     plans = [join(runs, run_id, "plan.parquet") for run_id in list_names(runs)]
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        known = {n: uri for found in pool.map(_planned_uris, plans) for n, uri in found}
-        others = sorted(names - known.keys())
-        records = pool.map(read_record, [stock.objects[name][0] for name in others])
-        known |= {name: r["shard"] for name, r in zip(others, records, strict=True)}
+    planned = concurrently(_planned_uris, plans, "plans read")
+    known = {name: uri for found in planned for name, uri in found}
+    others = sorted(names - known.keys())
+    records = concurrently(read_record, [stock.objects[name][0] for name in others], "records read")
+    known |= {name: record["shard"] for name, record in zip(others, records, strict=True)}
     return {name: known[name] for name in names}
 
 
@@ -103,8 +101,12 @@ def prune(run: Run, vanished: Vanished) -> int:
     """
     for uri in vanished.objects:
         mark_removed(uri, "pruned", run.run_id)
-    each(remove_object, vanished.objects)
-    each(lambda uri: rewrite(uri, partial(_lies_in, vanished.files[uri]), "pruned"), vanished.files)
+    concurrently(remove_object, sorted(vanished.objects), "objects removed")
+
+    def drop(uri: str) -> None:
+        rewrite(uri, partial(_lies_in, vanished.files[uri]), "pruned")
+
+    concurrently(drop, sorted(vanished.files), "groups rewritten")
     return len(vanished.uris)
 
 

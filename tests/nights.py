@@ -15,17 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from stores import FakeFileSystem
 
-from koasr.commit import (
-    ShardPacks,
-    clear_staged,
-    commit_shard,
-    encode_tables,
-    read_staged,
-    stage_pack,
-)
+from koasr.commit import commit_shard
 from koasr.ledger import open_ledger
 from koasr.packs import Header
-from koasr.planning import begin, find_superseded, find_todo, prune, settle, take_stock
+from koasr.planning import begin, find_todo
 from koasr.retry import wanted
 from koasr.rows import Recording, Reject, Shard, StoredFile, recording_id, short_hash
 from koasr.runs import (
@@ -42,10 +35,14 @@ from koasr.runs import (
     to_parquet,
     unfinished_runs,
 )
+from koasr.settling import settle
 from koasr.shard_objects import read_object, rejects_uri, rewrite
 from koasr.sources import Listing
+from koasr.staging import ShardPacks, clear_staged, encode_tables, read_staged, stage_pack
+from koasr.stock import find_superseded, take_stock
 from koasr.storage import join, remove_tree, write_bytes
 from koasr.transcripts import REJECTS, TRANSCRIPTS
+from koasr.vanished import prune
 
 OUTPUT = "fake://bucket/out"
 INPUTS = ["fake://bucket/in"]
@@ -220,7 +217,7 @@ def drive(
         prune(fresh, todo.vanished)
     if todo.shards:
         begin(fresh, stock, todo, PARTS)
-        execute(world, fresh, todo.superseded, dice)
+        execute(world, fresh, find_superseded(stock, todo.shards), dice)
 
 
 def plan_retry(reason: str = "all") -> None:

@@ -5,10 +5,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from koasr.commit import commit_shard, encode_tables, stage_pack
+from koasr.commit import commit_shard
 from koasr.packs import Header
 from koasr.rows import Shard, StoredFile, recording_id, short_hash
 from koasr.runs import Run, fingerprint_of, shard_name, write_format, write_plan
+from koasr.staging import encode_tables, stage_pack
 from koasr.storage import join, write_bytes
 from koasr.summary import summarize
 from koasr.transcripts import REJECTS, TRANSCRIPTS

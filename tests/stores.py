@@ -13,7 +13,7 @@ import pytest
 import tenacity
 from fsspec import AbstractFileSystem
 
-from koasr import ledger, settling, staging, stock, storage, vanished
+from koasr import storage, threads
 
 T = TypeVar("T")
 
@@ -164,8 +164,7 @@ def fake_stores() -> Iterator[None]:
         patch.setattr(storage, "_WAIT", tenacity.wait_none())
         num_threads = pa.cpu_count()
         pa.set_cpu_count(1)
-        for module in (ledger, settling, staging, stock, vanished):
-            patch.setattr(module, "ThreadPoolExecutor", SerialPool)
+        patch.setattr(threads, "ThreadPoolExecutor", SerialPool)
         try:
             yield
         finally:

@@ -8,19 +8,19 @@ import outputs
 import pyarrow.parquet as pq
 import pytest
 from outputs import group, ids, night, place, tar
-from stores import Crash, FakeFileSystem, SerialPool, Store, fake_stores
+from stores import Crash, FakeFileSystem, Store, fake_stores
 
-from koasr import inventory
 from koasr.errors import JobError
 from koasr.forget import forget
 from koasr.inventory import open_output, read_ids
 from koasr.items import identify
-from koasr.planning import Stock, find_todo
+from koasr.planning import find_todo
 from koasr.rows import Shard, StoredFile
 from koasr.runs import Run, is_forgotten_key, read_forgotten, shard_name
 from koasr.shard_objects import read_object, rejects_uri
 from koasr.sources import Listing, group_files
 from koasr.staging import list_staged
+from koasr.stock import Stock
 from koasr.storage import join, list_files, open_fs, read_bytes, remove, write_bytes
 from koasr.verify import find_differences, verify
 
@@ -210,9 +210,8 @@ def test_windows_line_ends_and_a_byte_order_mark_are_no_part_of_an_id(tmp_path: 
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def store() -> Iterator[Store]:
     """A store in memory that dies where it is told to."""
-    monkeypatch.setattr(inventory, "ThreadPoolExecutor", SerialPool)
     with fake_stores():
         yield Store()
 

@@ -17,6 +17,7 @@ FLOW = [
     "rows",
     "items",
     "storage",
+    "threads",
     "stored",
     "manifests",
     "sources",

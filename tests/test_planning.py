@@ -21,24 +21,19 @@ from nights import (
 )
 from stores import Crash, FakeFileSystem, Store, fake_stores
 
-from koasr.commit import commit_shard, stage_pack
+from koasr.commit import commit_shard
 from koasr.errors import JobError
 from koasr.ledger import Ledger, open_ledger, read_removed
-from koasr.planning import (
-    Todo,
-    begin,
-    find_superseded,
-    find_todo,
-    prune,
-    settle,
-    take_stock,
-)
+from koasr.planning import Todo, begin, find_todo
 from koasr.rows import Shard
 from koasr.runs import Run, list_committed, list_objects, read_plan, shard_name, unfinished_runs
+from koasr.settling import settle
 from koasr.shard_objects import rejects_uri
 from koasr.sources import group_files
+from koasr.staging import stage_pack
+from koasr.stock import find_superseded, take_stock
 from koasr.storage import exists, remove
-from koasr.vanished import find_vanished
+from koasr.vanished import find_vanished, prune
 
 FRESH = Run(OUTPUT, "run9", "2026-11-23", FINGERPRINT)
 
@@ -96,7 +91,8 @@ def test_a_plan_supersedes_the_older_versions_of_what_it_holds(world: World) -> 
     before = list_committed(OUTPUT)
     world.tars["a.tar"] = ("v2", ("1",))
     world.files["2.wav"] = "v2"
-    older = {uri for uris in todo_of(world).superseded.values() for uri in uris}
+    found = find_superseded(take_stock(OUTPUT, world.listing), todo_of(world).shards)
+    older = {uri for uris in found.values() for uri in uris}
     assert {uri.rsplit("/", 1)[-1].split(".")[0].split("-")[0] for uri in older} == {"a", "files"}
     assert older < set(before.values())
 

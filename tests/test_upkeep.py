@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pytest
 from outputs import group, ids, night, place, tar
 
-from koasr import inventory, shard_objects
+from koasr import shard_objects, threads
 from koasr.cli import main
 from koasr.gc import gc
 from koasr.inventory import open_output
@@ -147,7 +147,7 @@ def test_status_speaks_on_stderr_when_it_takes_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     night(str(tmp_path))
-    monkeypatch.setattr(inventory, "_SPEAK_EVERY_S", 0.0)
+    monkeypatch.setattr(threads, "_SPEAK_EVERY_S", 0.0)
     status(str(tmp_path), json=True)
     found = capsys.readouterr()
     assert "records read: 3 of 3" in found.err

@@ -1,0 +1,30 @@
+"""The same small work on many objects at once: asking a store is waiting for it."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_NUM_THREADS = 16
+"""Requests at once. They wait for the store; one interpreter answers no more than that."""
+
+_SPEAK_EVERY_S = 5.0
+
+
+def concurrently(work: Callable[[T], R], items: Sequence[T], what: str) -> list[R]:
+    """Results of `work` in the order of the items; stderr hears of it when it takes long."""
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        return list(_spoken(pool.map(work, items), len(items), what))
+
+
+def _spoken(results: Iterator[R], total: int, what: str) -> Iterator[R]:
+    spoken_s = time.monotonic()
+    for number, result in enumerate(results, 1):
+        yield result
+        if time.monotonic() - spoken_s > _SPEAK_EVERY_S:
+            spoken_s = time.monotonic()
+            print(f"koasr: {what}: {number:,} of {total:,}", file=sys.stderr, flush=True)
