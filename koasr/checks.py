@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from koasr.errors import JobError, TransientError
 from koasr.rows import short_hash
-from koasr.runs import RECORD_KEY, is_forgotten_key, is_group, open_parquet
-from koasr.shard_objects import ShardObject, object_name, read_object, rejects_uri
+from koasr.runs import RECORD_KEY, is_forgotten_key, is_group, object_name, open_parquet
+from koasr.shard_objects import ShardObject, read_object, rejects_uri
 from koasr.storage import read_bytes, transient_errors
 from koasr.transcripts import REJECTS
 

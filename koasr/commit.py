@@ -15,14 +15,13 @@ import pyarrow.compute as pc
 from koasr import __version__
 from koasr.errors import JobError
 from koasr.packs import Header
-from koasr.runs import Run
+from koasr.runs import Run, object_name
 from koasr.shard_objects import (
     ShardObject,
     ensure_rejects,
     make_copy,
     make_object,
     mark_removed,
-    object_name,
     read_object,
     read_sources,
     remove_object,

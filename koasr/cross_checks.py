@@ -14,16 +14,7 @@ from koasr.items import identify
 from koasr.rows import Shard
 from koasr.runs import is_forgotten_key
 from koasr.shard_objects import rejects_uri
-
-_SUMMED = {
-    "recordings": "recordings",
-    "transcribed": "transcribed",
-    "rejected": "rejected",
-    "segments": "rows",
-    "empty_segments": "empty",
-    "audio_s": "audio_s",
-}
-"""Numbers of a summary, and of which numbers of the records they are the sums."""
+from koasr.summary import add_up
 
 
 def check_repeats(checked: Sequence[Checked]) -> Iterator[Difference]:
@@ -116,11 +107,13 @@ def check_runs(
 def _check_sums(
     place: str, summary: dict[str, Any], records: Sequence[dict[str, Any]]
 ) -> Iterator[Difference]:
-    for name, key in _SUMMED.items():
-        found = sum(record[key] for record in records)
-        if not math.isclose(found, summary.get(name, math.nan), abs_tol=1e-6):
-            wanted = f"{summary.get(name)} as in the summary"
-            yield Difference(place, name, f"{found} in its records", wanted)
+    for name, found in add_up(records).items():
+        held = summary.get(name)
+        is_same = held == found
+        if isinstance(found, float) and isinstance(held, int | float):
+            is_same = math.isclose(found, held, abs_tol=1e-6)
+        if not is_same:
+            yield Difference(place, name, f"{found} in its records", f"{held} as in the summary")
 
 
 def check_group(one: Checked, shard: Shard, forgotten: frozenset[str]) -> Iterator[Difference]:

@@ -1,18 +1,14 @@
 """What an output holds: its format, its runs and its objects, by three listings."""
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from koasr.errors import JobError
 from koasr.rows import StoredFile
-from koasr.runs import RECORD_KEY, Run, open_parquet
-from koasr.shard_objects import object_name, read_rejects
+from koasr.runs import Run, by_shard, open_parquet, open_plan
+from koasr.shard_objects import read_rejects
 from koasr.storage import (
     absolute,
     check_reachable,
@@ -55,10 +51,7 @@ class Inventory:
 
     def committed(self) -> dict[str, list[str]]:
         """Shard name → its committed objects: one, unless a shard is under two dates."""
-        found: dict[str, list[str]] = {}
-        for file in self.transcripts:
-            found.setdefault(object_name(file.uri), []).append(file.uri)
-        return found
+        return by_shard(self.transcripts)
 
     def removed(self) -> set[str]:
         """Names of the shards whose objects were taken away on purpose."""
@@ -130,14 +123,8 @@ def read_runs(inventory: Inventory) -> list[KnownRun]:
     plans = sorted(uri for uri in uris if uri.endswith("/plan.parquet"))
 
     def read(uri: str) -> KnownRun:
-        try:
-            table = pq.read_table(io.BytesIO(read_bytes(uri)), columns=["name"])
-        except pa.ArrowException as error:
-            raise JobError(f"{uri} is damaged: {' '.join(str(error).split())[:120]}") from error
-        fields = json.loads(table.schema.metadata[RECORD_KEY]) | {"output": inventory.output}
-        run = Run(**fields | {"retry": tuple(fields.get("retry", ()))})
-        is_finished = uri.replace("/plan.parquet", "/summary.json") in uris
-        return KnownRun(run, is_finished, tuple(table["name"].to_pylist()))
+        run, names = open_plan(inventory.output, uri)
+        return KnownRun(run, join(run.folder, "summary.json") in uris, names)
 
     return concurrently(read, plans, "plans read")
 

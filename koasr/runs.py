@@ -3,11 +3,13 @@
 import dataclasses
 import io
 import json
+import posixpath
 import re
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
@@ -20,10 +22,12 @@ from koasr.storage import (
     job_errors,
     join,
     list_files,
+    list_names,
     read_bytes,
     remove,
     write_bytes,
 )
+from koasr.threads import concurrently
 
 RECORD_KEY = b"koasr"
 _TAIL_BYTES = 1 << 16
@@ -146,12 +150,21 @@ def list_objects(output: str) -> dict[str, list[str]]:
 
     There is one, unless two drivers committed the shard under two dates at once.
     """
+    return by_shard(list_files(join(output, "transcripts")))
+
+
+def by_shard(files: Iterable[StoredFile]) -> dict[str, list[str]]:
+    """Shard name → URIs of the objects of that name, in the order of the files."""
     found: dict[str, list[str]] = {}
-    for file in list_files(join(output, "transcripts")):
-        name = file.uri.rsplit("/", 1)[-1]
-        if name.endswith(".parquet"):
-            found.setdefault(name.removesuffix(".parquet"), []).append(file.uri)
+    for file in files:
+        if file.uri.endswith(".parquet"):
+            found.setdefault(object_name(file.uri), []).append(file.uri)
     return found
+
+
+def object_name(uri: str) -> str:
+    """The shard's name in the URI of its object."""
+    return posixpath.basename(uri).removesuffix(".parquet")
 
 
 def list_committed(output: str) -> dict[str, str]:
@@ -195,21 +208,17 @@ def open_parquet(file: BinaryIO) -> pq.ParquetFile:
 
 
 def read_footer(uri: str) -> dict[bytes, bytes]:
-    """The key-value metadata of a Parquet file, from its last bytes alone.
+    """The key-value metadata of a Parquet file, from its last bytes alone; see `read_sound`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        JobError: It is no Parquet file.
+        pyarrow.ArrowException: It is damaged, or no Parquet file.
     """
-
-    def read() -> dict[bytes, bytes]:
-        tail = read_bytes(uri, start=-_TAIL_BYTES)
-        size_bytes = int.from_bytes(tail[-8:-4], "little") + 8
-        if size_bytes > len(tail):
-            tail = read_bytes(uri, start=-size_bytes)
-        return dict(open_parquet(io.BytesIO(tail)).metadata.metadata or {})
-
-    return read_sound(uri, read)
+    tail = read_bytes(uri, start=-_TAIL_BYTES)
+    size_bytes = int.from_bytes(tail[-8:-4], "little") + 8
+    if size_bytes > len(tail):
+        tail = read_bytes(uri, start=-size_bytes)
+    return dict(open_parquet(io.BytesIO(tail)).metadata.metadata or {})
 
 
 def read_record(uri: str) -> dict[str, Any]:
@@ -272,15 +281,35 @@ def read_plan(run: Run) -> dict[str, Shard]:
 
 
 def unfinished_runs(output: str) -> list[Run]:
-    """Runs with a plan and no summary, oldest first."""
-    files = {file.uri for file in list_files(join(output, "_koasr", "runs"))}
-    runs = []
-    for uri in sorted(uri for uri in files if uri.endswith("/plan.parquet")):
-        if uri.replace("/plan.parquet", "/summary.json") not in files:
-            metadata = pq.read_schema(io.BytesIO(read_bytes(uri))).metadata
-            columns = json.loads(metadata[RECORD_KEY]) | {"output": output}
-            runs.append(Run(**columns | {"retry": tuple(columns.get("retry", ()))}))
-    return runs
+    """Runs with a plan and no summary, oldest first.
+
+    Folder by folder: below them lie staged packs, of which there may be a million.
+    """
+    folder = join(output, "_koasr", "runs")
+    folders = [join(folder, run_id) for run_id in list_names(folder)]
+    listed = zip(folders, concurrently(list_names, folders, "runs listed"), strict=True)
+    plans = [
+        join(place, "plan.parquet")
+        for place, names in listed
+        if "plan.parquet" in names and "summary.json" not in names
+    ]
+    return [run for run, _ in concurrently(partial(open_plan, output), plans, "plans read")]
+
+
+def open_plan(output: str, uri: str) -> tuple[Run, tuple[str, ...]]:
+    """The run that a plan is of, and the names of its shards.
+
+    Raises:
+        JobError: The plan is damaged.
+    """
+
+    def read() -> tuple[Run, tuple[str, ...]]:
+        table = pq.read_table(io.BytesIO(read_bytes(uri)), columns=["name"])
+        fields = json.loads(table.schema.metadata[RECORD_KEY])
+        run = Run(**fields | {"output": output, "retry": tuple(fields.get("retry", ()))})
+        return run, tuple(table["name"].to_pylist())
+
+    return read_sound(uri, read)
 
 
 def to_parquet(table: pa.Table, metadata: dict[bytes, bytes] | None = None) -> bytes:

@@ -8,12 +8,11 @@ from functools import partial
 import pyarrow as pa
 
 from koasr.rows import short_hash
-from koasr.runs import Run, is_group, read_record, shard_name
+from koasr.runs import Run, is_group, object_name, read_record, shard_name
 from koasr.shard_objects import (
     ensure_rejects,
     finish_rewrites,
     mark_removed,
-    object_name,
     rejects_uri,
     remove_object,
     rewrite,

@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import posixpath
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from koasr.errors import JobError
 from koasr.metrics import ErrorCounts, count_errors
 from koasr.runs import (
     RECORD_KEY,
+    object_name,
     open_parquet,
     open_record,
     read_footer,
@@ -273,11 +273,6 @@ def mark_removed(uri: str, why: str, run_id: str) -> None:
     root, name = uri.rpartition("/transcripts/")[0], object_name(uri)
     document = {"name": name, "reason": why, "run_id": run_id}
     write_bytes(join(root, "_koasr", "removed", f"{name}.json"), json.dumps(document).encode())
-
-
-def object_name(uri: str) -> str:
-    """The shard's name in the URI of its object."""
-    return posixpath.basename(uri).removesuffix(".parquet")
 
 
 def _counts(transcripts: pa.Table, rejects: pa.Table) -> dict[str, Any]:

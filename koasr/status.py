@@ -4,7 +4,7 @@ import json
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,10 +14,9 @@ from rich.table import Table
 from koasr.errors import JobError
 from koasr.inventory import Inventory, open_output, read_runs
 from koasr.lease import TTL_S, read_holder
-from koasr.runs import read_forgotten, read_record
-from koasr.shard_objects import object_name
+from koasr.runs import object_name, read_forgotten, read_record
 from koasr.storage import job_errors, join, open_fs, read_bytes
-from koasr.summary import duration_text
+from koasr.summary import add_counts, add_up, duration_text
 from koasr.threads import concurrently
 
 
@@ -53,6 +52,7 @@ class OutputStatus:
         rejected: Recordings without.
         reasons: Rejected recordings by reason.
         segments: Rows of transcripts.
+        empty_segments: Rows without speech.
         audio_s: Seconds of them.
         removed_recordings: Taken out of objects that stayed, by why.
         removed_shards: Whole objects taken away, by why.
@@ -70,6 +70,7 @@ class OutputStatus:
     rejected: int
     reasons: dict[str, int]
     segments: int
+    empty_segments: int
     audio_s: float
     removed_recordings: dict[str, int]
     removed_shards: dict[str, int]
@@ -108,23 +109,14 @@ def read_status(inventory: Inventory) -> OutputStatus:
     held = [record for record in read if record]
     records = {object_name(uri): r for uri, r in zip(uris, read, strict=True) if r}
     lease, is_alive = describe_lease(inventory.output)
-
-    def total(key: str) -> Any:
-        return sum(record[key] for record in held)
-
     return OutputStatus(
         output=inventory.output,
         fingerprint=inventory.fingerprint,
         lease=lease,
         runs=_run_statuses(inventory, records, is_alive=is_alive),
         shards=len(uris),
-        recordings=total("recordings"),
-        transcribed=total("transcribed"),
-        rejected=total("rejected"),
-        reasons=_sum(record["reasons"] for record in held),
-        segments=total("rows"),
-        audio_s=total("audio_s"),
-        removed_recordings=_sum(record.get("removed", {}) for record in held),
+        **add_up(held),
+        removed_recordings=add_counts(record.get("removed", {}) for record in held),
         removed_shards=_removed_shards(inventory),
         forgotten=len(read_forgotten(inventory.output)),
         damaged=[uri for uri, record in zip(uris, read, strict=True) if not record],
@@ -171,13 +163,6 @@ def _removed_shards(inventory: Inventory) -> dict[str, int]:
     notes = [file.uri for file in inventory.ours if "/_koasr/removed/" in file.uri]
     read = concurrently(lambda uri: str(json.loads(read_bytes(uri))["reason"]), notes, "notes read")
     return dict(Counter(read).most_common())
-
-
-def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for one in counts:
-        total.update(one)
-    return dict(total.most_common())
 
 
 def describe_lease(output: str) -> tuple[str, bool]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +65,7 @@ class Summary:
 def summarize(
     records: Iterable[dict[str, Any]],
     *,
-    names: dict[str, str],
+    names: dict[str, Any],
     session_audio_s: float,
     wall_s: float,
     num_gone: int = 0,
@@ -82,30 +82,48 @@ def summarize(
         float32_retries: Micro-batches that were not finite in half precision.
     """
     held = list(records)
-
-    def total(key: str) -> Any:
-        return sum(record[key] for record in held)
-
-    reasons = sum((Counter(record["reasons"]) for record in held), Counter[str]())
-    errors = sum((ErrorCounts(**record["errors"]) for record in held), ErrorCounts())
-    count = total("confidence_count")
+    count = sum(record["confidence_count"] for record in held)
+    confidence = sum(record["confidence_sum"] for record in held)
     return Summary(
         **names,
+        **add_up(held),
         shards=len(held),
-        recordings=total("recordings"),
-        transcribed=total("transcribed"),
-        rejected=total("rejected"),
-        reasons=dict(reasons.most_common()),
-        segments=total("rows"),
-        empty_segments=total("empty"),
-        audio_s=total("audio_s"),
         session_audio_s=session_audio_s,
         wall_s=wall_s,
-        mean_confidence=total("confidence_sum") / count if count else None,
+        mean_confidence=confidence / count if count else None,
         gone=num_gone,
         float32_retries=float32_retries,
-        errors=errors,
+        errors=sum((ErrorCounts(**record["errors"]) for record in held), ErrorCounts()),
     )
+
+
+def add_up(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What shards hold together, by the names of a summary's fields.
+
+    Args:
+        records: One a shard, as in its footer.
+    """
+
+    def total(key: str) -> Any:
+        return sum(record[key] for record in records)
+
+    return {
+        "recordings": total("recordings"),
+        "transcribed": total("transcribed"),
+        "rejected": total("rejected"),
+        "reasons": add_counts(record["reasons"] for record in records),
+        "segments": total("rows"),
+        "empty_segments": total("empty"),
+        "audio_s": total("audio_s"),
+    }
+
+
+def add_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Counts by name, the most frequent first."""
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(total.most_common())
 
 
 def duration_text(seconds: float) -> str:

@@ -91,6 +91,12 @@ class _Job:
     device: str
     console: Console
 
+    @property
+    def parts(self) -> dict[str, str]:
+        """What the fingerprint of its transcripts is made of."""
+        precision = _settle_precision(self.options.precision, self.device)
+        return fingerprint_parts(self.checkpoint, precision)
+
     def say(self, line: str) -> None:
         """A line for the user."""
         self.console.print(f"koasr: {line}", highlight=False)
@@ -228,13 +234,11 @@ def transcribe(
     """
     output = absolute(output)
     date = check_date(options.date)
-    device = _settle_device(options.device)
-    parts = fingerprint_parts(checkpoint, _settle_precision(options.precision, device))
-    job_ = _Job(checkpoint, options, limits, device, console)
-    fresh = Run(output, new_run_id(), date, fingerprint_of(parts))
+    job_ = _Job(checkpoint, options, limits, _settle_device(options.device), console)
+    fresh = Run(output, new_run_id(), date, fingerprint_of(job_.parts))
     ours = [join(output, folder) for folder in ("transcripts", "rejects", "_koasr")]
     list_afresh = partial(list_inputs, inputs, without=ours, limits=limits)
-    check_output(output, parts)
+    check_output(output, job_.parts)
     with _driving(job_, output):
         with job_errors(output):
             stock = settle(take_stock(output, list_afresh), fresh)
@@ -256,7 +260,7 @@ def transcribe(
             if todo.shards:
                 # What is planned must be done as it was planned, so the GPUs must be there first.
                 _connect(job_)
-                begin(fresh, stock, todo, parts)
+                begin(fresh, stock, todo, job_.parts)
         if todo.shards:
             summaries.append(_execute(job_, fresh, stock.committed, stock))
         else:
@@ -283,10 +287,8 @@ def retry(
     """
     wanted = check_reasons(reasons)
     inventory = open_output(absolute(output))
-    device = _settle_device(options.device)
-    parts = fingerprint_parts(checkpoint, _settle_precision(options.precision, device))
-    job_ = _Job(checkpoint, options, limits, device, console)
-    check_output(inventory.output, parts)
+    job_ = _Job(checkpoint, options, limits, _settle_device(options.device), console)
+    check_output(inventory.output, job_.parts)
     with _driving(job_, inventory.output):
         with job_errors(inventory.output):
             plan_retries(inventory, wanted)

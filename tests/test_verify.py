@@ -155,7 +155,7 @@ def add_a_stranger(run: Run) -> None:
 
 
 REPEATED = {"segment_ids twice", "recordings in two objects"}
-SUMS = {"recordings", "transcribed", "rejected", "segments", "empty_segments", "audio_s"}
+SUMS = {"recordings", "transcribed", "rejected", "reasons", "segments", "empty_segments", "audio_s"}
 FAULTS: dict[str, tuple[Callable[[Run], None], set[str]]] = {
     "an object lost": (remove_shard, {"planned shard"}),
     "a shard under two dates": (repeat_under_another_date, REPEATED | {"a shard under two dates"}),
@@ -169,11 +169,11 @@ FAULTS: dict[str, tuple[Callable[[Run], None], set[str]]] = {
     "forgotten, and back": (put_back_what_was_forgotten, {"forgotten recordings"}),
     "transcribed and rejected": (
         reject_what_is_transcribed,
-        {"recordings transcribed and rejected", "recordings", "rejected"},
+        {"recordings transcribed and rejected", "recordings", "rejected", "reasons"},
     ),
     "rejected twice": (
         lambda run: change_rows(place(run, tar(2)), rejects=twice),
-        {"recordings rejected twice", "recordings", "rejected"},
+        {"recordings rejected twice", "recordings", "rejected", "reasons"},
     ),
     "a segment twice": (
         lambda run: change_rows(place(run, tar(1)), twice),
