@@ -104,6 +104,14 @@ def test_a_model_that_dies_on_everything_stops_the_job(make: Make) -> None:
         recognizer.recognize([row])
 
 
+def test_a_model_that_dies_once_while_it_loads_is_loaded_again(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KOASR_TEST_LOAD_MARK", str(tmp_path / "died"))
+    assert isinstance(make().recognize(segments(1))[0], BestPath)
+    assert (tmp_path / "died").exists()
+
+
 def test_a_model_that_does_not_load_stops_the_job(make: Make, directory: Path) -> None:
     recognizer = make()
     with pytest.raises(JobError, match="does not load"):

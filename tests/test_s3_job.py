@@ -1,5 +1,6 @@
 """The whole job from s3:// to s3://, against a real S3 server, through the command line."""
 
+import json
 import os
 import shutil
 import socket
@@ -55,6 +56,37 @@ def test_the_job_runs_from_bucket_to_bucket(corpus: str, tmp_path: Path) -> None
     assert again.returncode == 0, again.stderr
     assert "nothing to do" in again.stdout
     assert fs.find(out, detail=True) == before
+
+
+@pytest.mark.timeout(280)
+def test_rejects_in_a_bucket_are_retried_and_all_commands_agree(
+    corpus: str, tmp_path: Path
+) -> None:
+    model = ("--model", f"{corpus}/model")
+    output = f"{corpus}/out"
+    limits = ("--max-duration-s", "3.0", "--max-reject-rate", "1")
+    first = koasr(f"{corpus}/in/folder", "--output", output, *model, *limits)
+    assert "10 = 4 transcribed + 6 rejected" in first.stdout, first.stderr
+
+    def upkeep(*arguments: str) -> str:
+        command = [str(Path(sys.executable).with_name("koasr")), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "too_long" in upkeep("status", output)
+    retried = upkeep("retry", output, *model, "--reason", "too_long")
+    assert "10 = 10 transcribed + 0 rejected" in retried
+    found = json.loads(upkeep("status", output, "--json"))
+    assert (found["recordings"], found["transcribed"], found["rejected"]) == (10, 10, 0)
+    assert [run["state"] for run in found["runs"]] == ["finished", "finished"]
+    upkeep("gc", output)
+    upkeep("verify", output)
+    fs = s3fs.S3FileSystem(use_listings_cache=False)
+    transcripts = f"{output.removeprefix('s3://')}/transcripts"
+    table = ds.dataset(transcripts, filesystem=fs, format="parquet").to_table()
+    assert len(set(table["recording_id"].to_pylist())) == 10
+    assert len(set(table["segment_id"].to_pylist())) == table.num_rows
 
 
 @pytest.fixture
