@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from checkpoints import seed_2022, tiny, tiny_group_norm
 from rich.console import Console
 from sound import encode, tone
@@ -305,10 +306,13 @@ def test_pool_size_and_micro_batches_do_not_change_rows(bundle: Path, tmp_path: 
 
 
 def _many_packs(folder: Path) -> Path:
-    """A tar of 49 minutes, so of three packs, and one of a single pack."""
-    data = (SPEECH / "long" / "pauses.ogg").read_bytes()
-    members = [(f"{i:02d}.ogg", data) for i in range(8)] + [("bad.wav", b"no audio")]
-    write_tar(folder / "big.tar", members)
+    """A tar of twelve recordings of half a minute, and one of a single short one."""
+    speech, rate_hz = soundfile.read(SPEECH / "long" / "pauses.ogg", dtype="int16")
+    parts = [
+        speech[start : start + 30 * rate_hz] for start in range(0, 360 * rate_hz, 30 * rate_hz)
+    ]
+    members = [(f"{i:02d}.flac", encode(part, rate_hz)) for i, part in enumerate(parts)]
+    write_tar(folder / "big.tar", [*members, ("bad.wav", b"no audio")])
     write_tar(folder / "small.tar", [("1.flac", encode(tone(2.0)))])
     return folder
 
@@ -319,6 +323,7 @@ def test_a_killed_run_goes_on_and_loses_nothing(tmp_path: Path) -> None:
     corpus, output = _many_packs(tmp_path / "in"), tmp_path / "out"
     command = [sys.executable, str(ROOT / "pipelines" / "transcribe.py"), str(corpus)]
     command += ["--output", str(output), "--model", MODEL, "--max-reject-rate", "0.5"]
+    command += ["--pack-seconds", "60"]
     job = subprocess.Popen(command, start_new_session=True, env=os.environ | {"RAY_ADDRESS": ""})
     deadline = time.monotonic() + 200
     while len(list(output.rglob("*.arrows"))) < 2:
@@ -329,13 +334,14 @@ def test_a_killed_run_goes_on_and_loses_nothing(tmp_path: Path) -> None:
     job.wait()
     staged = list(output.rglob("*.arrows"))
     assert not list(output.glob("transcripts/*/big.*"))
-    code, printed = run([str(corpus)], output, max_reject_rate=0.5)
+    options: dict[str, Any] = {"max_reject_rate": 0.5, "pack_seconds": 60.0}
+    code, printed = run([str(corpus)], output, **options)
     assert code == 0
     assert "going on with the unfinished run" in printed
     (summary,) = (json.loads(p.read_text()) for p in output.rglob("summary.json"))
-    assert summary["session_audio_s"] <= summary["audio_s"] - 60 * len(staged)
+    assert summary["session_audio_s"] <= summary["audio_s"] - 59 * len(staged)
     assert not list(output.rglob("*.arrows"))
-    assert run([str(corpus)], tmp_path / "undisturbed", max_reject_rate=0.5)[0] == 0
+    assert run([str(corpus)], tmp_path / "undisturbed", **options)[0] == 0
     key = ("segment_id", "text", "start_s", "end_s")
     ours, theirs = (
         sorted(tuple(row[k] for k in key) for row in rows(place))
