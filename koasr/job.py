@@ -46,6 +46,7 @@ _MAX_BLOCK_BYTES = 64 << 20
 LOG_INTERVAL_S = 30.0
 _GPU_POLL_S = 15.0
 _LAST_COMMITS_S = 15.0
+_START_ATTEMPTS = 3
 
 
 def connect() -> None:
@@ -54,12 +55,7 @@ def connect() -> None:
     # (ray-project/ray#53727).
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not ray.is_initialized():
-        try:
-            with taking_sigterm_back():
-                ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-        except ConnectionError as error:
-            address = os.environ.get("RAY_ADDRESS", "this machine")
-            raise JobError(f"no Ray cluster answers at {address}: check RAY_ADDRESS") from error
+        _start()
     # What goes wrong is raised as well; logged, it would stand on the screen twice.
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -71,6 +67,23 @@ def connect() -> None:
     context.actor_init_retry_on_errors = True
     # A pack of the 1B model takes longer on a CPU than the half hour Ray would wait for progress.
     context.execution_no_progress_timeout_s = -1
+
+
+def _start() -> None:
+    problem: Exception | None = None
+    for _ in range(_START_ATTEMPTS):
+        try:
+            with taking_sigterm_back():
+                ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+            return
+        except ConnectionError as error:
+            address = os.environ.get("RAY_ADDRESS", "this machine")
+            raise JobError(f"no Ray cluster answers at {address}: check RAY_ADDRESS") from error
+        # Ray gives a busy machine 30 s, and then raises what has no class of its own.
+        except Exception as error:
+            problem = error
+    found = f"Ray did not start on this machine, tried {_START_ATTEMPTS} times"
+    raise JobError(f"{found}: {problem}") from problem
 
 
 def cluster_resources() -> dict[str, float]:
