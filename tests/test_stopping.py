@@ -123,17 +123,17 @@ def test_a_library_that_takes_sigterm_while_it_starts_does_not_hide_the_stop() -
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """A tar of 60 recordings of 2 s."""
+    """A tar of 24 recordings of 2 s."""
     folder = tmp_path / "in"
     folder.mkdir()
-    members = [(f"{i:02d}.wav", encode(tone(2.0), kind="WAV")) for i in range(60)]
+    members = [(f"{i:02d}.wav", encode(tone(2.0), kind="WAV")) for i in range(24)]
     write_tar(folder / "a.tar", members)
     return folder
 
 
 @pytest.fixture
 def command(corpus: Path, tmp_path: Path) -> list[str]:
-    """A run of about 60 packs on a cluster of its own."""
+    """A run of 24 packs on a cluster of its own."""
     model = tiny(tmp_path / "model")
     command = [sys.executable, str(ROOT / "pipelines" / "transcribe.py"), str(corpus)]
     command += ["--output", str(tmp_path / "out"), "--model", str(model)]
@@ -170,7 +170,7 @@ def test_sigterm_stops_cleanly_and_the_next_start_goes_on(
     assert again.returncode == 0, again.stderr
     assert "going on with the unfinished run" in again.stdout
     rows = ds.dataset(str(tmp_path / "out" / "transcripts"), format="parquet").to_table()
-    assert sorted(rows["source_key"].to_pylist()) == [f"{i:02d}.wav" for i in range(60)]
+    assert sorted(rows["source_key"].to_pylist()) == [f"{i:02d}.wav" for i in range(24)]
 
 
 @pytest.mark.timeout(200)
