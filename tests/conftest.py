@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import itertools
+import os
 import shutil
 from collections.abc import Iterator
 
@@ -11,18 +12,24 @@ from s3 import S3Server, find_data_dir, make_environment, run_server
 # Run with another Python than ours, which cannot import it.
 collect_ignore = ["servers"]
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two processes whose threads wait by spinning take the cores from each other.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+_LONG = ("transcribe", "torture", "recognizer", "nightly", "s3_job", "stopping", "hostile")
+"""Files of tests that take a minute and more. They begin, so that no process is left with one."""
+
+_NO_STORE = "no folder with extended attributes for Swift: set TMPDIR to one (ext4, xfs)"
 _bucket_numbers = itertools.count(1)
-_no_xattrs = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="session")
-def s3_server(request: pytest.FixtureRequest) -> Iterator[S3Server]:
+def s3_server() -> Iterator[S3Server]:
     """OpenStack Swift on loopback, and the AWS variables of this process pointing at it."""
     python = make_environment()
     folder = find_data_dir()
     if folder is None:
-        request.config.stash[_no_xattrs] = True
-        pytest.skip("no folder with extended attributes for Swift: set TMPDIR to one (ext4, xfs)")
+        pytest.skip(_NO_STORE)
     try:
         with run_server(python, folder / "store") as server, pytest.MonkeyPatch.context() as patch:
             for name, value in server.environment().items():
@@ -53,17 +60,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses the store carries its marker."""
+    """Whatever uses the store carries its marker; what takes long comes first."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in _LONG)
     for item in items:
         if "s3_server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.s3)
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say aloud that no S3 test ran: a line of dots hides it."""
-    if config.stash.get(_no_xattrs, False):
+    skipped = terminalreporter.stats.get("skipped", ())
+    if any(_NO_STORE in str(report.longrepr) for report in skipped):
         terminalreporter.section("S3 TESTS DID NOT RUN", sep="!", red=True)
         terminalreporter.line("No folder with extended attributes for Swift; set TMPDIR to one.")
 
