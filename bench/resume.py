@@ -19,7 +19,14 @@ from rich.table import Table
 from koasr.ledger import open_ledger
 from koasr.packs import Header
 from koasr.rows import Shard, short_hash
-from koasr.runs import Run, list_committed, read_plan, shard_name, write_plan
+from koasr.runs import (
+    Run,
+    list_committed,
+    read_plan,
+    shard_name,
+    unfinished_runs,
+    write_plan,
+)
 from koasr.staging import staged_key
 from koasr.storage import write_bytes
 
@@ -28,7 +35,7 @@ AIM = 1_000_000
 """Packs: 330,000 hours of audio."""
 
 
-def lay_out(output: str, num_packs: int, packs_per_shard: int) -> Run:
+def lay_out(output: str, num_packs: int, packs_per_shard: int) -> None:
     """A run of which every pack but the last of each shard is staged, each a small file."""
     run = Run(output, "20261123T000000Z-bench", "2026-11-23", "f" * 12)
     num_shards = num_packs // packs_per_shard
@@ -54,14 +61,14 @@ def lay_out(output: str, num_packs: int, packs_per_shard: int) -> Run:
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(stage, shards))
-    return run
 
 
-def resume(run: Run, found: "multiprocessing.Queue[dict[str, Any]]") -> None:
+def resume(output: str, found: "multiprocessing.Queue[dict[str, Any]]") -> None:
     """What a driver does before it starts the first task; in a process of its own."""
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start_s = time.perf_counter()
-    ledger = open_ledger(run, read_plan(run), list_committed(run.output))
+    (run,) = unfinished_runs(output)
+    ledger = open_ledger(run, read_plan(run), list_committed(output))
     seconds = time.perf_counter() - start_s
     growth_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb) / 1024
     num_held = sum(len(ledger.held(name)) for name in ledger.left)
@@ -70,10 +77,10 @@ def resume(run: Run, found: "multiprocessing.Queue[dict[str, Any]]") -> None:
 
 def measure(output: str, num_packs: int, packs_per_shard: int) -> dict[str, Any]:
     """Lay out, then resume, in a fresh process so that its memory is its own."""
-    run = lay_out(output, num_packs, packs_per_shard)
+    lay_out(output, num_packs, packs_per_shard)
     context = multiprocessing.get_context("spawn")
     found: multiprocessing.Queue[dict[str, Any]] = context.Queue()
-    process = context.Process(target=resume, args=(run, found))
+    process = context.Process(target=resume, args=(output, found))
     process.start()
     result = found.get()
     process.join()
