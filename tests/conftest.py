@@ -16,8 +16,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Two processes whose threads wait by spinning take the cores from each other.
     os.environ["OMP_NUM_THREADS"] = "1"
 
-_LONG = ("transcribe", "torture", "recognizer", "nightly", "s3_job", "stopping", "hostile")
-"""Files of tests that take a minute and more. They begin, so that no process is left with one."""
+_LONG = [
+    f"test_{name}.py"
+    for name in ("transcribe", "torture", "recognizer", "nightly", "s3_job", "stopping", "hostile")
+]
+"""Files that take a minute and more. They come first, so that no process is left alone with one."""
 
 _NO_STORE = "no folder with extended attributes for Swift: set TMPDIR to one (ext4, xfs)"
 _bucket_numbers = itertools.count(1)
@@ -61,7 +64,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever uses the store carries its marker; what takes long comes first."""
-    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in _LONG)
+    order = {name: place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
     for item in items:
         if "s3_server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.s3)
