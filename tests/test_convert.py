@@ -326,7 +326,7 @@ def test_what_cannot_be_converted_is_said_before_any_work(tmp_path: Path) -> Non
         convert(str(seed), out=str(tmp_path / "out"), target_lang="kor")
     with pytest.raises(JobError, match="does not exist"):
         convert(str(tmp_path / "nothing"), out=str(tmp_path / "out"))
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 2
 
 
 @pytest.mark.usefixtures("without_child")

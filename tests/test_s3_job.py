@@ -164,7 +164,7 @@ def mute_server() -> Iterator[str]:
         ({"model": "s3://no-such-bucket/model"}, {}, "no-such-bucket"),
     ],
 )
-def test_a_store_that_cannot_be_used_is_one_line_and_not_waited_for(
+def test_a_store_that_cannot_be_used_is_one_line_within_ten_seconds(
     s3: str,
     mute_server: str,
     tmp_path: Path,
@@ -182,7 +182,7 @@ def test_a_store_that_cannot_be_used_is_one_line_and_not_waited_for(
         *("--output", places["output"], "--model", places["model"]),
         **environment,
     )
-    assert time.monotonic() - start_s < 45  # Patience would be minutes; this machine may be busy.
+    assert time.monotonic() - start_s < 10
     assert done.returncode in (1, 2)
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("koasr: ")
