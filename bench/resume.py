@@ -7,7 +7,6 @@ import resource
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from koasr.runs import (
 )
 from koasr.staging import staged_key
 from koasr.storage import write_bytes
+from koasr.threads import concurrently
 
 ROOT = Path(__file__).parent.parent
 AIM = 1_000_000
@@ -59,8 +59,7 @@ def lay_out(output: str, num_packs: int, packs_per_shard: int) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
 
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(stage, shards))
+    concurrently(stage, shards, "shards laid out")
 
 
 def resume(output: str, found: "multiprocessing.Queue[dict[str, Any]]") -> None:
