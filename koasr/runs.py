@@ -200,6 +200,11 @@ def read_sound(uri: str, work: Callable[[], T]) -> T:
     raise JobError(f"{uri} is damaged or no Parquet file: {found}") from problem
 
 
+def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file of ours, or some columns of it; see `read_sound`."""
+    return read_sound(uri, lambda: pq.read_table(io.BytesIO(read_bytes(uri)), columns=columns))
+
+
 def open_parquet(file: BinaryIO) -> pq.ParquetFile:
     """A file of ours: checksums compared, a footer of any size."""
     return pq.ParquetFile(
@@ -272,9 +277,8 @@ def write_plan(run: Run, shards: Iterable[Shard]) -> None:
 
 def read_plan(run: Run) -> dict[str, Shard]:
     """Shard name → shard, as planned."""
-    rows = pq.read_table(io.BytesIO(read_bytes(join(run.folder, "plan.parquet")))).to_pylist()
     plan = {}
-    for row in rows:
+    for row in read_table(join(run.folder, "plan.parquet")).to_pylist():
         name = row.pop("name")
         plan[name] = Shard(**{**row, "files": tuple(StoredFile(**f) for f in row["files"])})
     return plan

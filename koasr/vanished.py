@@ -1,20 +1,18 @@
 """What is committed and no longer lies under the inputs: found, and removed on request."""
 
-import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec.utils import glob_translate
 
 from koasr.rows import short_hash
-from koasr.runs import Run, is_group, read_record
+from koasr.runs import Run, is_group, read_record, read_table
 from koasr.shard_objects import mark_removed, remove_object, rewrite
 from koasr.stock import Stock, hash_of_uri
-from koasr.storage import absolute, join, list_names, read_bytes
+from koasr.storage import absolute, join, list_names
 from koasr.threads import concurrently
 
 
@@ -69,7 +67,7 @@ def _shard_uris(stock: Stock, names: set[str]) -> dict[str, str]:
 
 def _planned_uris(plan: str) -> list[tuple[str, str]]:
     try:
-        table = pq.read_table(io.BytesIO(read_bytes(plan)), columns=["name", "uri"])
+        table = read_table(plan, ["name", "uri"])
     except FileNotFoundError:
         return []
     return list(zip(table["name"].to_pylist(), table["uri"].to_pylist(), strict=True))

@@ -32,7 +32,7 @@ from koasr.shard_objects import rejects_uri
 from koasr.sources import group_files
 from koasr.staging import stage_pack
 from koasr.stock import find_superseded, take_stock
-from koasr.storage import exists, remove
+from koasr.storage import exists, remove, write_bytes
 from koasr.vanished import find_vanished, prune
 
 FRESH = Run(OUTPUT, "run9", "2026-11-23", FINGERPRINT)
@@ -189,6 +189,14 @@ def test_only_what_lay_under_these_inputs_has_vanished(
     world.files.pop("2.wav")
     vanished = find_vanished(take_stock(OUTPUT, world.listing), inputs)
     assert {uri.rsplit("/", 1)[-1] for uri in vanished.uris} == found
+
+
+def test_a_damaged_plan_is_named(world: World, store: Store) -> None:
+    plans = [key for key in store.files if key.endswith("plan.parquet")]
+    write_bytes(f"fake://{plans[0]}", b"PAR1 and no more")
+    world.tars.pop("a.tar")
+    with pytest.raises(JobError, match=r"plan.parquet is damaged"):
+        todo_of(world)
 
 
 def test_a_shard_whose_plan_is_gone_is_known_by_its_record(world: World, store: Store) -> None:
