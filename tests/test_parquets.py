@@ -29,17 +29,19 @@ def shard(tmp_path: Path) -> Shard:
 
 
 def _child() -> int:
-    """The process that reads Parquet for this one."""
+    """The process that reads Parquet for this one: the youngest, since others may wait for work."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes()
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
+        # proc_pid_stat(5): fields 4 and 22. Numbers of processes start again from 1 at pid_max.
+        parent, started = int(fields[1]), int(fields[19])
         if parent == os.getpid() and b"koasr.parquet_child" in command:
-            found.append(int(folder.name))
-    return max(found)
+            found.append((started, int(folder.name)))
+    return max(found)[1]
 
 
 def _read_and_signal(shard: Shard, number: signal.Signals) -> list[Recording | Reject]:
