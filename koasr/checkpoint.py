@@ -19,7 +19,6 @@ from koasr.model_description import (
     read_head,
     read_tokenizer,
     require_weights,
-    uses_mask,
 )
 from koasr.model_files import DESCRIPTION_FILES, INDEX, ModelFolder, download, find_model
 from koasr.rows import SAMPLE_RATE
@@ -39,8 +38,6 @@ class Checkpoint:
         conv_stride: Stride of each layer. The first counts samples, the others steps.
         sample_rate_hz: Of the audio it was trained on.
         do_normalize: Whether it wants zero mean and unit variance.
-        uses_mask: Whether padding it with a mask is exact (layer norm in the feature encoder).
-            A group norm sees the padding, so such a checkpoint runs unpadded.
         tokens: Token of each row of the head.
         blank_id: Row of the CTC blank.
         delimiter_id: Row of the word delimiter; None without one.
@@ -56,7 +53,6 @@ class Checkpoint:
     conv_stride: tuple[int, ...]
     sample_rate_hz: int
     do_normalize: bool
-    uses_mask: bool
     tokens: tuple[str, ...]
     blank_id: int
     delimiter_id: int | None
@@ -123,7 +119,6 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
         conv_stride=layers(config, "conv_stride", model),
         sample_rate_hz=SAMPLE_RATE,
         do_normalize=bool(extractor.get("do_normalize", True)),
-        uses_mask=uses_mask(config, model),
         tokens=head.tokens,
         blank_id=head.blank_id,
         delimiter_id=head.delimiter_id,

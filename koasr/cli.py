@@ -118,7 +118,7 @@ def transcribe(
     console = Console(soft_wrap=True)
     check_stores([*inputs, output, model])
     options = replace(options, date=date, prune=prune)
-    return run(inputs, output, open_model(model, revision, console), options, limits, console)
+    return run(inputs, output, open_model(model, revision), options, limits, console)
 
 
 @app.command
@@ -150,7 +150,7 @@ def retry(
 
     console = Console(soft_wrap=True)
     check_stores([output, model])
-    return run(output, reason, open_model(model, revision, console), options, limits, console)
+    return run(output, reason, open_model(model, revision), options, limits, console)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -26,6 +27,23 @@ def _certainty(log_probs: torch.Tensor) -> torch.Tensor:
     return (k * torch.exp(-entropy) - 1.0) / (k - 1.0)
 
 
+def _sequence_log_probs(
+    utterances: Sequence[torch.Tensor], targets: Sequence[Sequence[int]], blank_id: int
+) -> torch.Tensor:
+    """Log-probability of each utterance's tokens over all their alignments. Shape (batch,)."""
+    device = utterances[0].device
+    tokens = [token for row in targets for token in row]
+    losses = F.ctc_loss(
+        pad_sequence(list(utterances)),
+        torch.tensor(tokens, dtype=torch.long, device=device),
+        torch.tensor([len(utterance) for utterance in utterances]),
+        torch.tensor([len(row) for row in targets]),
+        blank=blank_id,
+        reduction="none",
+    )
+    return -losses
+
+
 @torch.inference_mode()
 def best_paths(utterances: Sequence[torch.Tensor], blank_id: int) -> list[BestPath]:
     """Best path and evidence of each utterance; all of it computed in float32 on the device.
@@ -38,34 +56,34 @@ def best_paths(utterances: Sequence[torch.Tensor], blank_id: int) -> list[BestPa
     Source:
         The sequence log-probability is minus the CTC loss of the hypothesis: Graves et al. 2006.
     """
-    lengths = [len(utterance) for utterance in utterances]
-    log_probs = pad_sequence(list(utterances), batch_first=True)
-    top2 = log_probs.topk(2, dim=-1)
-    margins = (top2.values[..., 0] - top2.values[..., 1]).cpu().numpy()
-    token_ids = top2.indices[..., 0].cpu().numpy()
-    certainty = _certainty(log_probs).cpu().numpy()
-    doubt = (1.0 - log_probs[..., blank_id].exp()).cpu().numpy()
-    spans = [collapse(ids[:n], blank_id) for ids, n in zip(token_ids, lengths, strict=True)]
-    targets = [torch.tensor([s.token_id for s in row], dtype=torch.long) for row in spans]
-    losses = F.ctc_loss(
-        log_probs.transpose(0, 1),
-        torch.cat(targets).to(log_probs.device),
-        torch.tensor(lengths),
-        torch.tensor([len(row) for row in spans]),
-        blank=blank_id,
-        reduction="none",
-    )
+    log_probs = torch.cat(list(utterances))
+    best, ids = log_probs.max(dim=-1)
+    second = log_probs.scatter(-1, ids[:, None], -torch.inf).amax(dim=-1)
+    doubt = 1.0 - log_probs[:, blank_id].exp()
+    token_ids = ids.cpu().numpy()
+    ends = np.cumsum([len(utterance) for utterance in utterances])
+    rows = [slice(end - len(u), end) for end, u in zip(ends.tolist(), utterances, strict=True)]
+    spans = [collapse(token_ids[row], blank_id) for row in rows]
+    # Blanks, most of the frames, have no use for it, and sorting out the best 16 is dear.
+    certainty = torch.zeros_like(best)
+    tokens = torch.from_numpy(np.flatnonzero(token_ids != blank_id)).to(best.device)
+    certainty[tokens] = _certainty(log_probs[tokens])
+    targets = [[span.token_id for span in found] for found in spans]
+    sequence = _sequence_log_probs(utterances, targets, blank_id)
+    frames = torch.stack([certainty, doubt, best - second])
+    evidence = torch.cat([frames.view(-1), sequence]).cpu().numpy()
+    sure, doubts, margins = evidence[: frames.numel()].reshape(3, -1)
     paths = []
-    for i, (n, loss) in enumerate(zip(lengths, losses.tolist(), strict=True)):
-        is_blank = token_ids[i, :n] == blank_id
+    for row, found, seq_logprob in zip(rows, spans, evidence[frames.numel() :], strict=True):
+        is_blank = token_ids[row] == blank_id
         paths.append(
             BestPath(
-                num_frames=n,
-                spans=spans[i],
-                token_confidence=[float(certainty[i, s.start : s.end].mean()) for s in spans[i]],
-                seq_logprob=-loss,
-                blank_doubt=float(doubt[i, :n][is_blank].mean()) if is_blank.any() else 0.0,
-                margin_min=float(margins[i, :n].min()),
+                num_frames=row.stop - row.start,
+                spans=found,
+                token_confidence=[float(sure[row][s.start : s.end].mean()) for s in found],
+                seq_logprob=float(seq_logprob),
+                blank_doubt=float(doubts[row][is_blank].mean()) if is_blank.any() else 0.0,
+                margin_min=float(margins[row].min()),
             )
         )
     return paths

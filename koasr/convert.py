@@ -252,11 +252,10 @@ def _tell(
 ) -> None:
     at = f" at {checkpoint.revision[:12]}" if checkpoint.revision else ""
     blank = checkpoint.tokens[checkpoint.blank_id]
-    padding = "padded with a mask" if checkpoint.uses_mask else "group norm, so it runs unpadded"
     print(f"{model}{at}: {', '.join(weights)}, {counts['num_parameters']:,} parameters")
     print(
         f"head: {len(checkpoint.tokens)} tokens, blank {blank} ({checkpoint.blank_id}); "
-        f"{SAMPLE_RATE / checkpoint.samples_per_frame:g} frames a second; {padding}"
+        f"{SAMPLE_RATE / checkpoint.samples_per_frame:g} frames a second"
     )
     print(f"check: 1 s gave {counts['num_frames']} frames, finite and equal to the original's")
     print(f"{out}: ready for `koasr transcribe INPUT --output OUT --model {out}`")

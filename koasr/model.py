@@ -1,19 +1,17 @@
-"""Segments' samples → log-probabilities of every frame: the checkpoint's own forward pass."""
+"""Segments' samples → log-probabilities of every frame."""
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch.nn.utils import parametrize
-from transformers import Wav2Vec2ForCTC
 
 from koasr.checkpoint import Checkpoint
-from koasr.errors import JobError
+from koasr.encoder import load_encoder
+from koasr.layout import Rows, to_device
 from koasr.options import FloatType
 
 Samples = NDArray[np.int16]
@@ -24,46 +22,20 @@ VARIANCE_FLOOR = 10.0 ** (-60.0 / 10.0)
 """Full scale squared: segments below -60 dBFS are not amplified to speech level, which makes
 syllables out of noise (a room at -70 dBFS would be raised 2,200-fold)."""
 
-logger = logging.getLogger(__name__)
+_FULL_SCALE = 32_768.0
 
 
-def normalize(
-    waveforms: torch.Tensor, lengths: torch.Tensor, *, enabled: bool = True
-) -> torch.Tensor:
-    """Zero mean and unit variance over each row's valid samples; zeros after them.
+def offset_and_scale(samples: Samples) -> tuple[float, float]:
+    """What to take from each sample, and what to multiply it by, for zero mean and unit variance.
 
     Args:
-        waveforms: In [-1, 1], float32, padded. Shape (batch, num_samples).
-        lengths: Valid samples of each row. Shape (batch,).
-        enabled: False for checkpoints trained on plain waveforms (`do_normalize`).
+        samples: Of one row.
     """
-    valid = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
-    if not enabled:
-        return waveforms * valid
-    mean = (waveforms * valid).sum(1, keepdim=True) / lengths[:, None]
-    centred = (waveforms - mean) * valid
-    variance = (centred**2).sum(1, keepdim=True) / lengths[:, None]
-    scale = torch.sqrt((variance + VARIANCE_EPSILON).clamp_min(VARIANCE_FLOOR))
-    return centred / scale
-
-
-def _load(directory: Path) -> Any:
-    model, report = Wav2Vec2ForCTC.from_pretrained(
-        directory,
-        dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        attn_implementation="sdpa",
-        output_loading_info=True,
-    )
-    # Only training masks frames, so its embedding may be absent.
-    missing = sorted(k for k in report["missing_keys"] if not k.endswith("masked_spec_embed"))
-    unexpected = sorted(report["unexpected_keys"])
-    if missing or unexpected or report["mismatched_keys"]:
-        found = f"missing {missing[:3]}, left over {unexpected[:3]}"
-        raise JobError(f"{directory}: weights do not fit their config: {found}")
-    return model.eval()
+    waveform = samples.astype(np.float32)
+    mean = float(waveform.mean(dtype=np.float64))
+    waveform -= mean
+    variance = float(np.dot(waveform, waveform)) / len(samples) / _FULL_SCALE**2
+    return mean, 1.0 / (max(variance + VARIANCE_EPSILON, VARIANCE_FLOOR) ** 0.5 * _FULL_SCALE)
 
 
 class AcousticModel:
@@ -80,59 +52,76 @@ class AcousticModel:
         self.checkpoint = checkpoint
         self.device = torch.device(device)
         self.dtype: torch.dtype = getattr(torch, precision)
-        self.num_float32_retries = 0
-        model = _load(directory)
-        convolution = model.wav2vec2.encoder.pos_conv_embed.conv
-        if parametrize.is_parametrized(convolution, "weight"):
-            # Computed anew in every forward otherwise; in float32, so before any cast.
-            parametrize.remove_parametrizations(convolution, "weight")
+        encoder, head = load_encoder(directory)
         # The head stays float32: half-precision logits of 16 to 32 are 0.016 apart, which makes
         # ties of different tokens.
-        self._head = model.lm_head.to(self.device)
-        self._body = model.wav2vec2.to(self.device, self.dtype)
+        self._head = head.to(self.device)
+        self._body = encoder.to(self.device, self.dtype)
+        is_gpu = self.device.type == "cuda"
+        self._side = torch.cuda.Stream(self.device) if is_gpu else None  # type: ignore[no-untyped-call]
 
     @torch.inference_mode()
     def log_probs(self, batch: Sequence[Samples]) -> list[torch.Tensor]:
-        """Log-probabilities (nats, float32) of one micro-batch, on the device.
-
-        Rows that are not finite are computed again in float32 when the body is not.
+        """Log-probabilities (nats, float32) of one micro-batch, on the device. Waits for nothing.
 
         Args:
             batch: Mono int16 at 16 kHz, each at least one receptive field long.
 
         Returns:
-            One tensor a row, without its padding. Shapes (num_frames, vocab_size).
+            One tensor a row. Shapes (num_frames, vocab_size).
         """
-        rows = self._forward(batch)
-        if self.dtype == torch.float32 or all(bool(row.isfinite().all()) for row in rows):
-            return rows
-        self.num_float32_retries += 1
-        logger.warning("logits were not finite in %s: this micro-batch in float32", self.dtype)
+        waveform, rows = self._lay_out(batch)
+        hidden = self._body(waveform, rows)
+        logits = F.linear(hidden.float(), self._head.weight, self._head.bias)
+        return list(torch.split(logits.log_softmax(dim=-1), list(rows.num_frames)))
+
+    def log_probs_in_float32(self, batch: Sequence[Samples]) -> list[torch.Tensor]:
+        """The same with the body in float32, for a micro-batch that is not finite otherwise."""
         half, self.dtype = self.dtype, torch.float32
         try:
             self._body.to(self.dtype)
-            return self._forward(batch)
+            return self.log_probs(batch)
         finally:
             self.dtype = half
             self._body.to(half)
 
-    def _forward(self, batch: Sequence[Samples]) -> list[torch.Tensor]:
-        lengths = torch.tensor([len(samples) for samples in batch])
-        longest = int(lengths.max())
-        if not self.checkpoint.uses_mask and int(lengths.min()) != longest:
-            raise ValueError("this checkpoint cannot be padded: found rows of different lengths")
-        padded = np.zeros((len(batch), longest), np.int16)
-        for row, samples in zip(padded, batch, strict=True):
-            row[: len(samples)] = samples
-        waveforms = torch.from_numpy(padded).to(self.device).float() / 32_768.0
-        device_lengths = lengths.to(self.device)
-        waveforms = normalize(waveforms, device_lengths, enabled=self.checkpoint.do_normalize)
-        mask = None
-        if int(lengths.min()) != longest:
-            steps = torch.arange(longest, device=self.device)
-            mask = (steps < device_lengths[:, None]).long()
-        hidden = self._body(waveforms.to(self.dtype), attention_mask=mask).last_hidden_state
-        logits = F.linear(hidden.float(), self._head.weight, self._head.bias)
-        log_probs = logits.log_softmax(dim=-1)
-        counts = [self.checkpoint.num_frames(int(length)) for length in lengths]
-        return [row[:count] for row, count in zip(log_probs, counts, strict=True)]
+    @contextmanager
+    def beside(self, event: torch.cuda.Event | None) -> Iterator[None]:
+        """In here a GPU works beside its main stream, on what was there at the event.
+
+        Whoever waits for a result in here waits for no forward pass that was begun after it. On a
+        CPU nothing is different.
+        """
+        if event is None or self._side is None:
+            yield
+            return
+        self._side.wait_event(event)
+        with torch.cuda.stream(self._side):
+            yield
+
+    def mark(self) -> torch.cuda.Event | None:
+        """An event for `beside`: all that has been asked of the GPU so far."""
+        if self._side is None:
+            return None
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def _lay_out(self, batch: Sequence[Samples]) -> tuple[torch.Tensor, Rows]:
+        """The rows end to end, normalized on the device: what goes there is int16."""
+        checkpoint = self.checkpoint
+        lengths = tuple(len(samples) for samples in batch)
+        hop = checkpoint.samples_per_frame
+        rows = Rows(lengths, tuple(map(checkpoint.num_frames, lengths)), hop, self.device)
+        # Behind the last row, for the field of its last frame.
+        tail = -(-checkpoint.receptive_field // hop)
+        packed = np.zeros((sum(rows.num_strides) + tail, hop), np.int16)
+        affine = np.zeros((2, len(packed), 1), np.float32)
+        for start, count, samples in zip(rows.starts, rows.num_strides, batch, strict=True):
+            packed.reshape(-1)[start * hop : start * hop + len(samples)] = samples
+            plain = (0.0, 1.0 / _FULL_SCALE)
+            offset, scale = offset_and_scale(samples) if checkpoint.do_normalize else plain
+            affine[:, start : start + count, 0] = [[offset], [scale]]
+        offsets, scales = to_device(torch.from_numpy(affine), self.device)
+        waveform = to_device(torch.from_numpy(packed), self.device).float()
+        return waveform.sub_(offsets).mul_(scales).view(-1).to(self.dtype), rows

@@ -38,6 +38,9 @@ def read_config(folder: ModelFolder) -> dict[str, Any]:
     if config.get("add_adapter") or "adapter_config.json" in folder.sizes:
         raise JobError(f"{model}: has adapter layers on top: merge them into the model first")
     kernels, strides = (layers(config, name, model) for name in ("conv_kernel", "conv_stride"))
+    norm = config.get("feat_extract_norm", CONFIG_DEFAULTS["feat_extract_norm"])
+    if norm not in ("layer", "group"):
+        raise JobError(f"{model}: feat_extract_norm {norm!r} in config.json: unknown norm")
     if len(kernels) != len(strides):
         raise JobError(f"{model}: config.json has {len(kernels)} kernels, {len(strides)} strides")
     return config
@@ -49,13 +52,6 @@ def layers(config: Mapping[str, Any], name: str, model: str) -> tuple[int, ...]:
     if not is_list or not all(isinstance(value, int) and value > 0 for value in values):
         raise JobError(f"{model}: {name} in config.json is {values!r}: wanted positive numbers")
     return tuple(values)
-
-
-def uses_mask(config: Mapping[str, Any], model: str) -> bool:
-    norm = config.get("feat_extract_norm", CONFIG_DEFAULTS["feat_extract_norm"])
-    if norm not in ("layer", "group"):
-        raise JobError(f"{model}: feat_extract_norm {norm!r} in config.json: unknown norm")
-    return bool(norm == "layer")
 
 
 def read_extractor(folder: ModelFolder) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A pack's segments → best paths, in micro-batches of padded seconds."""
+"""A pack's segments → best paths, in micro-batches of so many seconds."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -27,29 +27,27 @@ class _Part:
     samples: Samples
 
 
-def plan_micro_batches(
-    lengths: Sequence[int], batch_samples: int, *, may_pad: bool = True
-) -> Iterator[list[int]]:
-    """Indices of each micro-batch: longest first, so many that padded samples stay in the budget.
+def plan_micro_batches(lengths: Sequence[int], batch_samples: int) -> Iterator[list[int]]:
+    """Indices of each micro-batch: in order, as many as the budget holds; one row may exceed it.
+
+    Nothing is padded, so there is nothing to gain from sorting by length.
 
     Args:
         lengths: Samples of each row.
-        batch_samples: Budget of one micro-batch, padding included. One row may exceed it.
-        may_pad: False to put only rows of equal length together.
+        batch_samples: Budget of one micro-batch.
 
     Example:
-        >>> list(plan_micro_batches([5, 20, 6, 19], 40))
-        [[1, 3], [2, 0]]
+        >>> list(plan_micro_batches([5, 20, 6, 19], 31))
+        [[0, 1, 2], [3]]
     """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batch: list[int] = []
-    for index in order:
-        longest = lengths[batch[0]] if batch else 0
-        is_full = (len(batch) + 1) * longest > batch_samples
-        if batch and (is_full or (not may_pad and lengths[index] != longest)):
+    num_samples = 0
+    for index, length in enumerate(lengths):
+        if batch and num_samples + length > batch_samples:
             yield batch
-            batch = []
+            batch, num_samples = [], 0
         batch.append(index)
+        num_samples += length
     if batch:
         yield batch
 
@@ -67,45 +65,101 @@ def _log_probs(model: AcousticModel, batch: list[Samples]) -> list[torch.Tensor]
     return _log_probs(model, batch[:half]) + _log_probs(model, batch[half:])
 
 
+def _finite(rows: Sequence[torch.Tensor]) -> list[bool]:
+    """Whether all of each row is."""
+    return torch.stack([row.sum() for row in rows]).isfinite().tolist()
+
+
+class _Pack:
+    """A pack's segments on their way through the model, window by window."""
+
+    def __init__(self, model: AcousticModel, segments: Sequence[Samples]) -> None:
+        self._model = model
+        self.num_float32_retries = 0
+        self.parts: list[_Part] = []
+        for index, samples in enumerate(segments):
+            for window in plan_windows(len(samples), model.checkpoint.samples_per_frame):
+                self.parts.append(_Part(index, window, samples[window.start : window.end]))
+        self._windows: list[list[Window]] = [[] for _ in segments]
+        for part in self.parts:
+            self._windows[part.segment].append(part.window)
+        self._frames: list[dict[int, torch.Tensor]] = [{} for _ in segments]
+        self._spoiled: set[int] = set()
+
+    def segments_of(self, batch: Sequence[int]) -> list[int]:
+        """The segments whose windows these are."""
+        return sorted({self.parts[i].segment for i in batch})
+
+    def samples_of(self, batch: Sequence[int]) -> list[Samples]:
+        """The samples of these windows."""
+        return [self.parts[i].samples for i in batch]
+
+    def finish(
+        self, batch: Sequence[int], rows: Sequence[torch.Tensor]
+    ) -> dict[int, BestPath | None]:
+        """The paths of the segments that these windows complete."""
+        is_finite = _finite(rows)
+        if not all(is_finite) and self._model.dtype != torch.float32:
+            self.num_float32_retries += 1
+            logger.warning("not finite in %s: this micro-batch in float32", self._model.dtype)
+            rows = self._model.log_probs_in_float32(self.samples_of(batch))
+            is_finite = _finite(rows)
+        for i, row, fine in zip(batch, rows, is_finite, strict=True):
+            window, segment = self.parts[i].window, self.parts[i].segment
+            self._frames[segment][window.start] = row[window.left : window.right]
+            if not fine:
+                self._spoiled.add(segment)
+        complete = {}
+        for segment in self.segments_of(batch):
+            frames, windows = self._frames[segment], self._windows[segment]
+            if len(frames) == len(windows):
+                complete[segment] = torch.cat([frames.pop(window.start) for window in windows])
+        done: dict[int, BestPath | None] = dict.fromkeys(complete)
+        sound = {s: frames for s, frames in complete.items() if s not in self._spoiled}
+        if sound:
+            found = best_paths(list(sound.values()), self._model.checkpoint.blank_id)
+            done |= dict(zip(sound, found, strict=True))
+        return done
+
+
+@dataclass(frozen=True)
+class Step:
+    """The segments a micro-batch has in hand, or those that are done with it; counts so far.
+
+    `done` has None for a segment whose log-probabilities are not finite even in float32.
+    """
+
+    in_hand: list[int]
+    done: dict[int, BestPath | None]
+    num_float32_retries: int
+
+
 def recognize_batches(
     model: AcousticModel, segments: Sequence[Samples], *, batch_seconds: float
-) -> Iterator[tuple[list[int], dict[int, BestPath | None]]]:
-    """Micro-batch by micro-batch: which segments are in it, then which are done with it.
+) -> Iterator[Step]:
+    """Micro-batch by micro-batch: which segments are in hand, then which are done.
 
-    Each is yielded twice: before its forward pass with nothing done, so that a caller who keeps
-    books knows what was in hand when the process died, and after it.
+    A caller who keeps books knows so what was in hand when the process died. The paths of a
+    micro-batch are found while a GPU is at the next one, so up to two are in hand.
 
     Args:
         model: Loaded once by the caller.
         segments: Mono int16 at 16 kHz, each at least 0.1 s.
-        batch_seconds: Padded seconds of one micro-batch.
+        batch_seconds: Seconds of one micro-batch.
     """
-    checkpoint = model.checkpoint
-    parts: list[_Part] = []
-    for index, samples in enumerate(segments):
-        for window in plan_windows(len(samples), checkpoint.samples_per_frame):
-            parts.append(_Part(index, window, samples[window.start : window.end]))
-    waiting: list[list[Window]] = [[] for _ in segments]
-    for part in parts:
-        waiting[part.segment].append(part.window)
-    frames: list[dict[int, torch.Tensor]] = [{} for _ in segments]
-    lengths = [len(part.samples) for part in parts]
-    budget = int(batch_seconds * SAMPLE_RATE)
-    for batch in plan_micro_batches(lengths, budget, may_pad=checkpoint.uses_mask):
-        in_hand = sorted({parts[i].segment for i in batch})
-        yield in_hand, {}
-        rows = _log_probs(model, [parts[i].samples for i in batch])
-        for i, row in zip(batch, rows, strict=True):
-            window = parts[i].window
-            frames[parts[i].segment][window.start] = row[window.left : window.right]
-        complete = [s for s in in_hand if len(frames[s]) == len(waiting[s])]
-        joined = [torch.cat([frames[s].pop(w.start) for w in waiting[s]]) for s in complete]
-        done: dict[int, BestPath | None] = dict.fromkeys(complete)
-        finite = [(s, row) for s, row in zip(complete, joined, strict=True) if row.isfinite().all()]
-        if finite:
-            found = best_paths([row for _, row in finite], checkpoint.blank_id)
-            done |= {s: path for (s, _), path in zip(finite, found, strict=True)}
-        yield in_hand, done
+    pack = _Pack(model, segments)
+    before: tuple[list[int], list[torch.Tensor], torch.cuda.Event | None] = ([], [], None)
+    lengths = [len(part.samples) for part in pack.parts]
+    for batch in [*plan_micro_batches(lengths, int(batch_seconds * SAMPLE_RATE)), []]:
+        in_hand = pack.segments_of([*before[0], *batch])
+        yield Step(in_hand, {}, pack.num_float32_retries)
+        rows = _log_probs(model, pack.samples_of(batch)) if batch else []
+        event = model.mark()
+        if before[0]:
+            with model.beside(before[2]):
+                done = pack.finish(*before[:2])
+            yield Step(in_hand, done, pack.num_float32_retries)
+        before = (batch, rows, event)
 
 
 def recognize(
@@ -119,13 +173,13 @@ def recognize(
     Args:
         model: Loaded once by the caller.
         segments: Mono int16 at 16 kHz, each at least 0.1 s.
-        batch_seconds: Padded seconds of one micro-batch.
+        batch_seconds: Seconds of one micro-batch.
 
     Returns:
         None for a segment whose log-probabilities are not finite even in float32.
     """
     paths: list[BestPath | None] = [None] * len(segments)
-    for _, done in recognize_batches(model, segments, batch_seconds=batch_seconds):
-        for index, path in done.items():
+    for step in recognize_batches(model, segments, batch_seconds=batch_seconds):
+        for index, path in step.done.items():
             paths[index] = path
     return paths

@@ -194,12 +194,12 @@ class _Server:
             lengths = json.loads(request)
             samples: Samples = np.frombuffer(pipe.recv_bytes(), np.int16)
             segments = np.split(samples, np.cumsum(lengths)[:-1])
-            retries = self._model.num_float32_retries
+            retries = 0
             batches = recognize_batches(self._model, segments, batch_seconds=self._batch_seconds)
-            for in_hand, done in batches:
-                rows = [(index, path and _columns(path)) for index, path in done.items()]
-                pipe.send_bytes(json.dumps({"in_hand": in_hand, "done": rows}).encode())
-            retries = self._model.num_float32_retries - retries
+            for step in batches:
+                rows = [(index, path and _columns(path)) for index, path in step.done.items()]
+                pipe.send_bytes(json.dumps({"in_hand": step.in_hand, "done": rows}).encode())
+                retries = step.num_float32_retries
             pipe.send_bytes(json.dumps({"float32_retries": retries}).encode())
         except JobError as error:
             pipe.send_bytes(json.dumps({"job_error": str(error)}).encode())

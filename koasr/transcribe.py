@@ -351,15 +351,8 @@ def check_stores(uris: list[str]) -> None:
         check_reachable(uri)
 
 
-def open_model(model: str, revision: str | None, console: Console) -> Checkpoint:
-    """The checkpoint, checked; says what is unusual about it."""
+def open_model(model: str, revision: str | None) -> Checkpoint:
+    """The checkpoint, checked."""
     if revision is not None and not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise JobError(f"--revision: found {revision!r}, wanted a commit of 40 hex digits", 2)
-    checkpoint = open_checkpoint(model, revision)
-    if not checkpoint.uses_mask:
-        console.print(
-            "koasr: this checkpoint has group norm in its feature encoder and cannot be padded"
-            " exactly: segments of different length run one by one, which is slower",
-            highlight=False,
-        )
-    return checkpoint
+    return open_checkpoint(model, revision)

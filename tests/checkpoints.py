@@ -78,7 +78,7 @@ def tiny(directory: Path, *, letters: str = SYLLABLES, **changes: Any) -> Path:
         model.lm_head.bias.data[config.pad_token_id] = 13.0
     model.save_pretrained(directory)
     write_json(directory / "vocab.json", {token: row for row, token in enumerate(tokens)})
-    _write_processor(directory, uses_mask=config.feat_extract_norm == "layer")
+    _write_processor(directory, return_attention_mask=config.feat_extract_norm == "layer")
     return directory
 
 
@@ -88,7 +88,7 @@ def tiny_jamo(directory: Path, **changes: Any) -> Path:
 
 
 def tiny_group_norm(directory: Path, **changes: Any) -> Path:
-    """Write a `tiny` of wav2vec2-base's kind, which cannot be padded exactly."""
+    """Write a `tiny` of wav2vec2-base's kind, whose first norm is over a whole row."""
     base: dict[str, Any] = {
         "feat_extract_norm": "group",
         "do_stable_layer_norm": False,
@@ -118,7 +118,7 @@ def tiny_mms(directory: Path, language: str = "kor") -> Path:
     return directory
 
 
-def _write_processor(directory: Path, *, uses_mask: bool) -> None:
+def _write_processor(directory: Path, *, return_attention_mask: bool) -> None:
     names = {"unk_token": "[UNK]", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "[PAD]"}
     more = {
         "do_lower_case": False,
@@ -140,7 +140,7 @@ def _write_processor(directory: Path, *, uses_mask: bool) -> None:
         "feature_size": 1,
         "padding_side": "right",
         "padding_value": 0,
-        "return_attention_mask": uses_mask,
+        "return_attention_mask": return_attention_mask,
         "sampling_rate": 16000,
     }
     write_json(directory / "preprocessor_config.json", extractor)
@@ -181,7 +181,7 @@ def seed_2022(directory: Path, *, small: bool, num_rows: int = 1207) -> Path:
     write_json(directory / "config.json", config)
     write_json(directory / "vocab.json", {token: row for row, token in enumerate(tokens)})
     write_json(directory / "added_tokens.json", {"<s>": 1205, "</s>": 1206})
-    _write_processor(directory, uses_mask=True)
+    _write_processor(directory, return_attention_mask=True)
     torch.save(_old_weights(config), directory / "pytorch_model.bin")
     (directory / "training_args.bin").write_bytes(b"a pickle that nobody should open")
     return directory

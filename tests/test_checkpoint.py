@@ -21,7 +21,6 @@ from checkpoints import (
     edit_json,
     seed_2022,
     tiny,
-    tiny_group_norm,
     tiny_jamo,
     tiny_mms,
     write_json,
@@ -69,7 +68,7 @@ def test_a_checkpoint_says_what_transformers_says(sound: Path) -> None:
     assert checkpoint.delimiter_id == tokenizer.word_delimiter_token_id
     assert checkpoint.special_ids == {checkpoint.blank_id, checkpoint.unk_id}
     assert checkpoint.model == checkpoint.directory == str(sound)
-    assert (checkpoint.uses_mask, checkpoint.do_normalize) == (True, True)
+    assert checkpoint.do_normalize
     assert (checkpoint.revision, checkpoint.sample_rate_hz) == ("", 16_000)
     assert pickle.loads(pickle.dumps(checkpoint)) == checkpoint
 
@@ -103,10 +102,6 @@ def test_frames_follow_from_kernels_and_strides(
 def test_defaults_are_those_of_transformers() -> None:
     config = Wav2Vec2Config()
     assert {name: getattr(config, name) for name in CONFIG_DEFAULTS} == CONFIG_DEFAULTS
-
-
-def test_group_norm_takes_no_mask(tmp_path: Path) -> None:
-    assert not open_checkpoint(str(tiny_group_norm(tmp_path / "m"))).uses_mask
 
 
 def test_jamo_keep_their_form(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_a_clean_model_stays_what_it_is(write: Callable[[Path], Path], tmp_path:
     out = rewritten(source, tmp_path / "out")
     assert torch.equal(logits(out), logits(source))
     before, after = open_checkpoint(str(source)), open_checkpoint(str(out))
-    for name in ("tokens", "blank_id", "delimiter_id", "unk_id", "special_ids", "uses_mask"):
+    for name in ("tokens", "blank_id", "delimiter_id", "unk_id", "special_ids"):
         assert getattr(after, name) == getattr(before, name)
 
 

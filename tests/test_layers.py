@@ -39,6 +39,10 @@ FLOW = [
     "model_files",
     "model_description",
     "checkpoint",
+    "weights",
+    "layout",
+    "convolutions",
+    "encoder",
     "model",
     "ctc",
     "confidence",
@@ -102,6 +106,12 @@ def test_every_module_of_the_flow_is_listed() -> None:
     beside = {"__init__", "cli", "convert", "rewrite", "finetune", "vocabulary"}
     beside |= {"training_data", "ctc_trainer", "model_card", "recipe"}
     assert {path.stem for path in PACKAGE.glob("*.py")} == {*FLOW, *beside}
+
+
+def test_the_model_starts_without_transformers() -> None:
+    code = "import sys, koasr.recognize; print('transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_neither_the_driver_nor_the_loaders_import_torch() -> None:

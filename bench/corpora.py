@@ -1,0 +1,55 @@
+"""Speech of given lengths for the benchmarks, cut from the bundled recordings."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from koasr.audio import load_waveform
+from koasr.readers import read_recordings
+from koasr.rows import SAMPLE_RATE, Recording
+from koasr.sources import list_shards
+
+ROOT = Path(__file__).parent.parent
+SPEECH = ROOT / "examples" / "speech"
+MODEL = ROOT / "examples" / "model"
+
+Samples = NDArray[np.int16]
+
+
+def speech() -> Samples:
+    """The bundled clean recordings in a row, mono at 16 kHz: about three minutes."""
+    folders = [str(SPEECH / name) for name in ("webdataset", "parquet", "zeroth", "folder")]
+    items = (item for shard in list_shards(folders) for item in read_recordings(shard))
+    return np.concatenate([load_waveform(i).samples for i in items if isinstance(i, Recording)])
+
+
+def cut(durations_s: Sequence[float]) -> list[Samples]:
+    """Stretches of speech of these lengths, each from where the last one ended, round and round."""
+    whole = speech()
+    found, start = [], 0
+    for duration_s in durations_s:
+        count = int(duration_s * SAMPLE_RATE)
+        found.append(np.take(whole, range(start, start + count), mode="wrap"))
+        start = (start + count) % len(whole)
+    return found
+
+
+def log_normal(total_s: float) -> list[float]:
+    """Seconds of recordings as corpora of sentences have them: 1 to 30, mostly 6."""
+    rng = np.random.default_rng(0)
+    return _fill(total_s, lambda: float(np.clip(rng.lognormal(np.log(6), 0.6), 1, 30)))
+
+
+def long_tail(total_s: float) -> list[float]:
+    """Seconds of recordings of which most are short, and a few hold a third of the audio."""
+    rng = np.random.default_rng(1)
+    return _fill(total_s, lambda: float(np.clip(1.5 * (1 + rng.pareto(1.2)), 1, 30)))
+
+
+def _fill(total_s: float, draw: Callable[[], float]) -> list[float]:
+    found: list[float] = []
+    while sum(found) < total_s:
+        found.append(draw())
+    return found
