@@ -28,7 +28,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python bench/forward.py
+	$(BIN)/python bench/bench.py $(ARGS)
 
 torture: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python bench/torture.py $(ARGS)

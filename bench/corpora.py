@@ -1,9 +1,13 @@
 """Speech of given lengths for the benchmarks, cut from the bundled recordings."""
 
+import io
+import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import soundfile
+import soxr
 from numpy.typing import NDArray
 
 from koasr.audio import load_waveform
@@ -53,3 +57,18 @@ def _fill(total_s: float, draw: Callable[[], float]) -> list[float]:
     while sum(found) < total_s:
         found.append(draw())
     return found
+
+
+def write_tars(
+    folder: Path, waveforms: Sequence[Samples], *, kind: str, rate: int, per_tar: int = 100
+) -> None:
+    """WebDataset tars of these waveforms, as FLAC or MP3 of this sample rate."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for first in range(0, len(waveforms), per_tar):
+        with tarfile.open(folder / f"{first:06}.tar", "w") as tar:
+            for index, samples in enumerate(waveforms[first : first + per_tar], first):
+                sink = io.BytesIO()
+                soundfile.write(sink, soxr.resample(samples, SAMPLE_RATE, rate), rate, format=kind)
+                info = tarfile.TarInfo(f"{index:06}.{kind.lower()}")
+                info.size = len(sink.getvalue())
+                tar.addfile(info, io.BytesIO(sink.getvalue()))

@@ -1,118 +1,111 @@
-"""Side by side in one process: transformers' pipeline, its plain module, and koasr's forward.
+"""The forward pass: transformers' pipeline, its plain module, and koasr's, side by side."""
 
-Same model, same audio, same threads; the order rotates from round to round. Prints a table with
-the median and the spread, and writes JSON.
-"""
-
-import json
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import cyclopts
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
+from corpora import Samples
+from figures import Figure, figure, take_turns
 from transformers import AutoFeatureExtractor, AutoTokenizer, Wav2Vec2ForCTC, pipeline
 
-from koasr.audio import load_waveform
-from koasr.checkpoint import open_checkpoint
-from koasr.model import AcousticModel
-from koasr.readers import read_recordings
+from koasr.checkpoint import Checkpoint, open_checkpoint
+from koasr.layout import Rows
+from koasr.model import CPU_BATCH_SECONDS, AcousticModel
+from koasr.options import FloatType
 from koasr.recognize import plan_micro_batches, recognize
-from koasr.rows import SAMPLE_RATE, Recording
-from koasr.sources import list_shards
+from koasr.rows import SAMPLE_RATE
+from koasr.segments import plan_windows
 
-ROOT = Path(__file__).parent.parent
-Samples = NDArray[np.int16]
-
-
-def load_speech(folder: Path) -> list[Samples]:
-    """Every recording of the folder that is at most 20 s long."""
-    items = (item for shard in list_shards([str(folder)]) for item in read_recordings(shard))
-    waveforms = [load_waveform(item).samples for item in items if isinstance(item, Recording)]
-    return [samples for samples in waveforms if len(samples) <= 20 * SAMPLE_RATE]
+PIPELINE_BATCHES = (1, 4, 8, 16)
 
 
-def systems(model: str, waveforms: list[Samples]) -> dict[str, Callable[[], object]]:
-    """What is compared: name → a call that transcribes all waveforms once."""
+def pipelines(
+    model: Path, waveforms: list[Samples], device: str = "cpu", precision: FloatType = "float32"
+) -> dict[str, Callable[[], object]]:
+    """Transformers' own ways: name → a call that transcribes all waveforms once."""
     floats = [samples.astype(np.float32) / 32_768 for samples in waveforms]
     extractor = AutoFeatureExtractor.from_pretrained(model)
-    plain = Wav2Vec2ForCTC.from_pretrained(model, dtype=torch.float32).eval()
+    dtype = getattr(torch, precision)
+    plain = Wav2Vec2ForCTC.from_pretrained(model, dtype=dtype).eval().to(device)
     asr = pipeline(
         "automatic-speech-recognition",
         model=plain,
         feature_extractor=extractor,
         tokenizer=AutoTokenizer.from_pretrained(model),
+        device=device,
+        dtype=dtype,
     )
-    ours = AcousticModel(open_checkpoint(model), Path(model))
 
     def run_pipeline(batch_size: int) -> object:
-        return list(
-            asr([{"raw": x, "sampling_rate": SAMPLE_RATE} for x in floats], batch_size=batch_size)
-        )
+        inputs: list[Any] = [{"raw": x, "sampling_rate": SAMPLE_RATE} for x in floats]
+        return list(asr(inputs, batch_size=batch_size))
 
     @torch.inference_mode()
-    def run_plain() -> object:
+    def run_sorted() -> object:
         found = []
-        for batch in plan_micro_batches([len(x) for x in floats], 40 * SAMPLE_RATE):
-            rows = [floats[i] for i in batch]
+        order = sorted(range(len(floats)), key=lambda i: -len(floats[i]))
+        lengths = [len(floats[i]) for i in order]
+        for places in plan_micro_batches(lengths, int(CPU_BATCH_SECONDS * SAMPLE_RATE)):
+            rows = [floats[order[place]] for place in places]
             features = extractor(rows, sampling_rate=SAMPLE_RATE, padding=True, return_tensors="pt")
-            found.append(plain(**features).logits.argmax(-1))
+            inputs = features.input_values.to(device, dtype)
+            mask = features.attention_mask.to(device) if "attention_mask" in features else None
+            found.append(plain(inputs, attention_mask=mask).logits.argmax(-1).cpu())
         return found
 
     named: dict[str, Callable[[], object]] = {
-        f"transformers pipeline, batch {n}": lambda n=n: run_pipeline(n) for n in (1, 4, 8, 16)
+        f"transformers pipeline, batch {n}": partial(run_pipeline, n) for n in PIPELINE_BATCHES
     }
-    named["transformers module, sorted by length"] = run_plain
-    named["koasr (with evidence)"] = lambda: recognize(ours, waveforms, batch_seconds=40)
-    return named
+    return named | {"transformers module, sorted": run_sorted}
 
 
 def forward(
-    *,
-    model: str = str(ROOT / "examples" / "model"),
-    speech: Path = ROOT / "examples" / "speech" / "webdataset",
-    rounds: int = 5,
-    out: Path = ROOT / "runs" / "bench" / "forward.json",
-) -> None:
-    """Measure the forward pass of each system in turn.
+    model: Path, corpora: dict[str, list[Samples]], *, name: str, rounds: int, wanted: str
+) -> list[Figure]:
+    """Each system in turn on each corpus, on the CPU in float32.
 
     Args:
         model: Directory of the checkpoint.
-        speech: Folder of recordings.
-        rounds: How often each system runs; the first is a warm-up and not counted.
-        out: Where the JSON goes.
+        corpora: Waveforms by the name of their distribution.
+        name: Of the model.
+        rounds: How often each system runs.
+        wanted: Ratio to reach.
     """
-    waveforms = load_speech(speech)
-    audio_s = sum(map(len, waveforms)) / SAMPLE_RATE
-    compared = systems(model, waveforms)
-    seconds: dict[str, list[float]] = {name: [] for name in compared}
-    names = list(compared)
-    for index in range(rounds + 1):
-        for name in names[index % len(names) :] + names[: index % len(names)]:
-            start_s = time.perf_counter()
-            compared[name]()
-            if index:
-                seconds[name].append(time.perf_counter() - start_s)
-    best = min(statistics.median(v) for k, v in seconds.items() if "pipeline" in k)
-    table = Table("system", "x real time", "spread", "against the best pipeline")
-    results = {}
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        low, high = audio_s / max(times), audio_s / min(times)
-        results[name] = {"rtfx": audio_s / median, "low": low, "high": high, "ratio": best / median}
-        table.add_row(
-            name, f"{audio_s / median:,.0f}", f"{low:,.0f} to {high:,.0f}", f"{best / median:.2f}"
-        )
-    title = f"{len(waveforms)} recordings, {audio_s:.0f} s, {torch.get_num_threads()} threads"
-    Console().print(title, table)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"audio_s": audio_s, "systems": results}, indent=2))
+    ours = AcousticModel(open_checkpoint(str(model)), model)
+    found = []
+    for corpus, waveforms in corpora.items():
+        systems = pipelines(model, waveforms)
+
+        def run_ours(waveforms: list[Samples] = waveforms) -> object:
+            return recognize(ours, waveforms, batch_seconds=CPU_BATCH_SECONDS)
+
+        seconds = take_turns(systems | {"koasr, with evidence": run_ours}, rounds)
+        audio_s = sum(map(len, waveforms)) / SAMPLE_RATE
+        best = min(sum(taken) for system, taken in seconds.items() if "pipeline" in system)
+        section = f"forward, {name}, {corpus}"
+        for system, taken in seconds.items():
+            speeds = [audio_s / second for second in taken]
+            target = wanted if system.startswith("koasr") else ""
+            found.append(figure(section, system, speeds, "x", best / sum(taken), target))
+    return found
 
 
-if __name__ == "__main__":
-    cyclopts.run(forward)
+def padding(checkpoint: Checkpoint, waveforms: list[Samples], *, corpus: str) -> Figure:
+    """Samples that go through the model per sample of speech, in micro-batches of a GPU's size."""
+    parts = [
+        window.end - window.start
+        for samples in waveforms
+        for window in plan_windows(len(samples), checkpoint.samples_per_frame)
+    ]
+    computed = 0
+    for batch in plan_micro_batches(parts, 240 * SAMPLE_RATE):
+        lengths = tuple(parts[i] for i in batch)
+        frames = tuple(map(checkpoint.num_frames, lengths))
+        rows = Rows(lengths, frames, checkpoint.samples_per_frame, torch.device("cpu"))
+        # What the last row's field needs behind it is one stride more.
+        computed += (sum(rows.num_strides) + 1) * checkpoint.samples_per_frame
+    share = computed / sum(parts) - 1
+    return figure("padding", corpus, [100 * share], "%", wanted="at most 3 %")

@@ -4,20 +4,25 @@ Frames are rows of matrices, channels lie last. Tested against transformers' own
 alone.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.attention import varlen
 
 from koasr.convolutions import CONV_NORM_EPS, FeatureEncoder, PositionalConv
 from koasr.layout import Rows
 from koasr.weights import Reader, Shape, activation, layer_norm, linear, read_shape, read_weights
 
-# Since torch 2.10; its stubs have another order of parameters than the function itself.
-_attend_to_rows: Any = varlen.varlen_attn
+
+@cache
+def _flash() -> Any:
+    """Attention of all rows in one kernel. Its import takes two seconds, which a CPU can save."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn
 
 
 def _has_flash(x: torch.Tensor) -> bool:
@@ -43,7 +48,7 @@ class _Attention(nn.Module):
         qkv = self._inputs(x).view(len(x), 3, self._num_heads, -1)
         if _has_flash(x):
             longest = max(rows.num_frames)
-            found = _attend_to_rows(*qkv.unbind(1), rows.ends, rows.ends, longest, longest)
+            found = _flash()(*qkv.unbind(1), rows.ends, rows.ends, longest, longest)
             return self._output(found.reshape(x.shape))  # type: ignore[no-any-return]
         found = torch.empty_like(x)
         for start, end in rows.bounds:

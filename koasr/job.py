@@ -21,6 +21,7 @@ from rich.console import Console
 from koasr.checkpoint import Checkpoint
 from koasr.commit import commit_shard
 from koasr.errors import JobError, TransientError
+from koasr.feeding import Times
 from koasr.ledger import Ledger
 from koasr.pack_rows import header_of
 from koasr.rows import SAMPLE_RATE
@@ -189,7 +190,12 @@ def transcribe_shards(
             batch_format="pyarrow",
             num_cpus=compute.actor_cpus,
             num_gpus=1 if compute.device == "cuda" else 0,
-            compute=ActorPoolStrategy(size=compute.num_actors),
+            # Two calls an actor: see Transcribe.
+            compute=ActorPoolStrategy(
+                size=compute.num_actors,
+                max_concurrent_calls_per_actor=2,
+                enable_true_multi_threading=True,
+            ),
         )
         .map_batches(
             stage,
@@ -263,6 +269,7 @@ def _execute(
                 check_stop()
                 for row in table.to_pylist():
                     header = header_of(row)
+                    row["times"] = Times(**row["times"])
                     yield Receipt(**{f.name: row[f.name] for f in fields(Receipt)})
                     if row["record"]:
                         yield from enter([json.loads(row["record"]) | {"name": header.shard}])

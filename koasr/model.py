@@ -24,6 +24,12 @@ syllables out of noise (a room at -70 dBFS would be raised 2,200-fold)."""
 
 _FULL_SCALE = 32_768.0
 
+CPU_BATCH_SECONDS, GPU_BATCH_SECONDS = 40.0, 240.0
+"""240 s are 12,000 rows of a matrix: three times what fills an H200 (bench/NOTES.md)."""
+_PROBE_SECONDS = 20.0
+_MEMORY_SHARE = 0.8
+"""Of the free memory; the rest is for what fragments, and for evidence."""
+
 
 def offset_and_scale(samples: Samples) -> tuple[float, float]:
     """What to take from each sample, and what to multiply it by, for zero mean and unit variance.
@@ -84,6 +90,25 @@ class AcousticModel:
         finally:
             self.dtype = half
             self._body.to(half)
+
+    def measure_batch_seconds(self) -> float:
+        """Audio of a micro-batch: what is best, or what fits the free memory of a GPU.
+
+        Two probes tell what a second takes. A micro-batch that does not fit all the same is halved.
+        """
+        if self.device.type == "cpu":
+            return CPU_BATCH_SECONDS
+        probe = np.zeros(int(_PROBE_SECONDS * self.checkpoint.sample_rate_hz), np.int16)
+        peaks = []
+        for num_rows in (1, 2):
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.log_probs([probe] * num_rows)
+            torch.cuda.synchronize(self.device)
+            peaks.append(torch.cuda.max_memory_allocated(self.device))
+        per_second = max(peaks[1] - peaks[0], 1) / _PROBE_SECONDS
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return float(np.clip(_MEMORY_SHARE * free / per_second, _PROBE_SECONDS, GPU_BATCH_SECONDS))
 
     @contextmanager
     def beside(self, event: torch.cuda.Event | None) -> Iterator[None]:

@@ -25,7 +25,7 @@ class Options:
         device: auto takes the cluster's GPUs where it has some.
         precision: Of the model's body; auto is float16 on a GPU, float32 on a CPU.
         num_actors: Copies of the model; as many as there are GPUs, or one for 4 CPUs.
-        batch_seconds: Padded seconds of a micro-batch; 240 on a GPU, 40 on a CPU.
+        batch_seconds: Audio of a micro-batch; 40 s on a CPU, on a GPU 240 or what fits its memory.
         pack_seconds: Audio of a pack, the unit of work and of recovery: a crash costs the packs
             that were in work.
         stop_at: Time of day (HH:MM, this machine's) to stop at; the same command goes on later.

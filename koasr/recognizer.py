@@ -38,7 +38,7 @@ class Recognizer:
         device: `cpu` or `cuda`.
         precision: Of the model's body.
         threads: Of the child on a CPU.
-        batch_seconds: Padded seconds of a micro-batch.
+        batch_seconds: Audio of a micro-batch; None for what fits the device.
         module: What the child runs.
 
     Raises:
@@ -53,7 +53,7 @@ class Recognizer:
         device: str,
         precision: str,
         threads: int,
-        batch_seconds: float,
+        batch_seconds: float | None,
         module: str = "koasr.recognizer",
     ) -> None:
         # The files are here; transformers would otherwise ask the hub about them.
@@ -218,8 +218,9 @@ class _Server:
         checkpoint, directory, device, precision, threads, seconds = pickle.loads(request)
         if device == "cpu":
             torch.set_num_threads(threads)
-        self._batch_seconds = seconds
-        self._model = AcousticModel(checkpoint, directory, device=device, precision=precision)
+        model = AcousticModel(checkpoint, directory, device=device, precision=precision)
+        self._batch_seconds = seconds or model.measure_batch_seconds()
+        self._model = model
 
 
 if __name__ == "__main__":

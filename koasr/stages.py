@@ -5,8 +5,10 @@ import json
 import os
 import secrets
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +16,7 @@ import pyarrow as pa
 from koasr.checkpoint import Checkpoint, stage_checkpoint
 from koasr.commit import commit_shard
 from koasr.decoder import Decoder
+from koasr.feeding import Times
 from koasr.limits import Limits
 from koasr.options import FloatType
 from koasr.pack_rows import (
@@ -40,6 +43,7 @@ _COUNTS = {
     "audio_s": pa.float64(),
     "num_rejects": pa.int64(),
     "num_float32_retries": pa.int64(),
+    "times": pa.struct([(field.name, pa.float64()) for field in fields(Times)]),
 }
 TRANSCRIBED = pa.schema([*HEADER, *_COUNTS.items(), ("tables", pa.large_binary())])
 RECEIPT = pa.schema([*HEADER, *_COUNTS.items(), ("record", pa.string())])
@@ -65,15 +69,15 @@ def guard_own_cluster() -> None:
 class Compute:
     """How the model runs: on how many actors, with what each, and in what precision.
 
-    `batch_seconds` is the padded seconds of a micro-batch, `threads` an actor's on a CPU. The
-    CPUs are what an actor and a loading task ask Ray for.
+    `batch_seconds` is the audio of a micro-batch, None for what fits; `threads` an actor's on a
+    CPU. The CPUs are what an actor and a loading task ask Ray for.
     """
 
     device: str
     precision: FloatType
     num_actors: int
     threads: int
-    batch_seconds: float
+    batch_seconds: float | None
     actor_cpus: float
     load_cpus: float
 
@@ -112,17 +116,26 @@ class Receipt:
     num_recordings: int
     num_rejects: int
     num_float32_retries: int
+    times: Times
+
+
+def _with_seconds(table: pa.Table, **seconds: float) -> pa.Table:
+    for name, value in seconds.items():
+        table = table.append_column(name, pa.array([value], pa.float64()))
+    return table
 
 
 def read_packs(table: pa.Table, run: Run, work: Work) -> Iterator[pa.Table]:
-    """Columns in: `SHARD`. Columns out: `PACK`, one row a pack that is not staged yet."""
+    """Columns in: `SHARD`. Columns out: `PACK` and read_s, a row a pack that is not staged yet."""
+    start_s = time.monotonic()
     for row in table.to_pylist():
         name, staged = row.pop("name"), ShardPacks(row.pop("staged"))
         shard = Shard(**{**row, "files": tuple(StoredFile(**file) for file in row["files"])})
         items = filter(wanted(run, name), read_recordings(shard, work.limits))
         for pack in plan_packs(items, shard, name, work.pack_seconds):
             if not staged.holds(pack.header):
-                yield pack_to_table(pack)
+                yield _with_seconds(pack_to_table(pack), read_s=time.monotonic() - start_s)
+                start_s = time.monotonic()
 
 
 @functools.cache
@@ -132,15 +145,25 @@ def _decoder(limits: Limits) -> Decoder:
 
 
 def load_audio(table: pa.Table, work: Work) -> Iterator[pa.Table]:
-    """Columns in: `PACK`. Columns out: `LOADED`, one row a piece of a pack's seconds at most."""
-    pack = table_to_pack(table)
+    """Columns in: `PACK`, read_s. Columns out: `LOADED`, read_s, load_s and ready_s (Unix time).
+
+    One row a piece of a pack's seconds at most.
+    """
+    start_s = time.monotonic()
+    pack, read_s = table_to_pack(table), table["read_s"][0].as_py()
     decode = _decoder(work.limits).stream
     for piece in load_pack(pack, work.samples_per_frame, decode, work.pack_seconds):
-        yield loaded_to_table(piece)
+        row = loaded_to_table(piece)
+        load_s = time.monotonic() - start_s
+        yield _with_seconds(row, read_s=read_s, load_s=load_s, ready_s=time.time())
+        start_s, read_s = time.monotonic(), 0.0
 
 
 class Transcribe:
-    """Holds the model, in a child. Columns in: `LOADED`. Columns out: `TRANSCRIBED`."""
+    """Holds the model, in a child. Columns in: as of `load_audio`. Columns out: `TRANSCRIBED`.
+
+    Two calls run at once: while one has the model, the other unpacks or writes up its rows.
+    """
 
     def __init__(self, checkpoint: Checkpoint, compute: Compute, provenance: Provenance) -> None:
         self._checkpoint, self._provenance = checkpoint, provenance
@@ -152,17 +175,28 @@ class Transcribe:
             threads=compute.threads,
             batch_seconds=compute.batch_seconds,
         )
+        self._turn = threading.Lock()
+        self._free_s: float | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Transcribe the one pack of a batch."""
         pack = table_to_loaded(table)
-        retries = self._recognizer.num_float32_retries
-        paths = self._recognizer.recognize([segment.samples for segment in pack.segments])
+        samples = [segment.samples for segment in pack.segments]
+        read_s, load_s, ready_s = (table[n][0].as_py() for n in ("read_s", "load_s", "ready_s"))
+        with self._turn:
+            start_s, retries = time.monotonic(), self._recognizer.num_float32_retries
+            queue_s = max(time.time() - ready_s, 0.0)
+            wait_s = 0.0 if self._free_s is None else start_s - self._free_s
+            paths = self._recognizer.recognize(samples)
+            retries = self._recognizer.num_float32_retries - retries
+            self._free_s = time.monotonic()
+            model_s = self._free_s - start_s
         transcripts, rejects = to_tables(pack, paths, self._checkpoint, self._provenance)
         columns = asdict(pack.header) | {
             "audio_s": sum(transcripts["duration_s"].to_pylist()),
             "num_rejects": rejects.num_rows,
-            "num_float32_retries": self._recognizer.num_float32_retries - retries,
+            "num_float32_retries": retries,
+            "times": asdict(Times(read_s, load_s, queue_s, wait_s, model_s)),
             "tables": encode_tables(pack.header, transcripts, rejects),
         }
         return pa.Table.from_pylist([columns], schema=TRANSCRIBED)

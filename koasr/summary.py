@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from koasr.feeding import Feeding
 from koasr.metrics import ErrorCounts
 
 SUMMARY_VERSION = 1
@@ -42,6 +43,7 @@ class Summary:
     gone: int = 0
     float32_retries: int = 0
     errors: ErrorCounts = field(default_factory=ErrorCounts)
+    feeding: Feeding | None = None
 
     @property
     def rtfx(self) -> float:
@@ -59,6 +61,9 @@ class Summary:
         rates: dict[str, Any] = {"rtfx": self.rtfx, "reject_rate": self.reject_rate}
         if self.errors.ref_chars:
             rates |= {"cer": self.errors.cer, "wer": self.errors.wer}
+        if self.feeding:
+            names = ("busy_share", "queue_depth", "bound_by", "advice")
+            rates |= {name: getattr(self.feeding, name) for name in names}
         return document | rates
 
 
@@ -70,6 +75,7 @@ def summarize(
     wall_s: float,
     num_gone: int = 0,
     float32_retries: int = 0,
+    feeding: Feeding | None = None,
 ) -> Summary:
     """Sum the records of a run's shards.
 
@@ -80,6 +86,7 @@ def summarize(
         wall_s: Seconds that this session took.
         num_gone: Shards of the plan without an object.
         float32_retries: Micro-batches that were not finite in half precision.
+        feeding: How well the actors were fed in this session.
     """
     held = list(records)
     count = sum(record["confidence_count"] for record in held)
@@ -93,6 +100,7 @@ def summarize(
         mean_confidence=confidence / count if count else None,
         gone=num_gone,
         float32_retries=float32_retries,
+        feeding=feeding,
         errors=sum((ErrorCounts(**record["errors"]) for record in held), ErrorCounts()),
     )
 
@@ -162,6 +170,12 @@ def print_summary(summary: Summary, console: Console) -> None:
         "speed": f"{rate_text(summary.rtfx)} real time"
         f" ({duration_text(summary.session_audio_s)} in {duration_text(summary.wall_s)})",
     }
+    if feeding := summary.feeding:
+        name = "GPU" if feeding.device == "cuda" else "model"
+        rows[name] = (
+            f"{feeding.busy_share:.0%} busy, {feeding.queue_depth:.1f} packs ready on average"
+        )
+        rows["bound by"] = f"{feeding.bound_by}: {feeding.advice}"
     if summary.float32_retries:
         rows["precision"] = f"{summary.float32_retries:,} micro-batches again in float32"
     if summary.mean_confidence is not None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from koasr import segments
 from koasr.checkpoint import Checkpoint, open_checkpoint
 from koasr.errors import JobError
+from koasr.feeding import Feeding, Times
 from koasr.inventory import open_output
 from koasr.lease import Lease
 from koasr.ledger import open_ledger
@@ -43,7 +44,6 @@ from koasr.summary import Summary, duration_text, print_summary, summarize
 from koasr.vanished import prune
 
 EXIT_DONE, EXIT_TOO_MANY_REJECTS = 0, 3
-_CPU_BATCH_SECONDS, _GPU_BATCH_SECONDS = 40.0, 240.0
 _THREADS_PER_CPU_ACTOR = 4
 
 
@@ -136,7 +136,7 @@ def _execute(job_: _Job, run: Run, committed: Mapping[str, str], stock: Stock | 
     )
     samples_per_frame = job_.checkpoint.samples_per_frame
     work = Work(samples_per_frame, job_.options.pack_seconds, job_.limits)
-    num_retries = 0
+    num_retries, times, start_s = 0, Times(), 0.0
     total_bytes = sum(shard.size_bytes for shard in ledger.left.values())
     watch = job.watch_gpus(job_.options.wait_for_gpu) if job_.device == "cuda" else nullcontext()
     with watch, RunProgress(job_.console, total_bytes, len(plan)) as progress:
@@ -145,6 +145,8 @@ def _execute(job_: _Job, run: Run, committed: Mapping[str, str], stock: Stock | 
             if isinstance(event, Receipt):
                 progress.add_pack(event.audio_s, event.size_bytes, event.num_rejects)
                 num_retries += event.num_float32_retries
+                times += event.times
+                start_s = start_s or time.monotonic() - started_s - event.times.model_s
             else:
                 progress.add_shards(1)
     summary = summarize(
@@ -160,6 +162,7 @@ def _execute(job_: _Job, run: Run, committed: Mapping[str, str], stock: Stock | 
         wall_s=time.monotonic() - started_s,
         num_gone=len(ledger.gone),
         float32_retries=num_retries,
+        feeding=Feeding(times, start_s, compute.num_actors, compute.device),
     )
     document = json.dumps(summary.to_json(), indent=2, ensure_ascii=False)
     with job_errors(run.output):
@@ -189,13 +192,12 @@ def settle_compute(options: Options, device: str, resources: dict[str, float]) -
     actor_cpus = round(min(float(threads), cpus / 2 / num_actors), 4)
     # Stages that ask for the same are fused, and loading would run in the model's process.
     load_cpus = min(1.0, cpus / 4)
-    default_batch = _GPU_BATCH_SECONDS if device == "cuda" else _CPU_BATCH_SECONDS
     return Compute(
         device=device,
         precision=_settle_precision(options.precision, device),
         num_actors=num_actors,
         threads=threads,
-        batch_seconds=options.batch_seconds or default_batch,
+        batch_seconds=options.batch_seconds,
         actor_cpus=actor_cpus,
         load_cpus=load_cpus * (0.9 if load_cpus == actor_cpus else 1.0),
     )

@@ -62,6 +62,7 @@ FLOW = [
     "lease",
     "inventory",
     "retry",
+    "feeding",
     "stages",
     "job",
     "summary",

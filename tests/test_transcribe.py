@@ -128,6 +128,17 @@ def test_words_are_those_of_the_text_with_times_and_confidence(bundle: Path) -> 
         assert row["is_empty"] or 0.0 < row["confidence"] <= 1.0
 
 
+def test_the_summary_says_how_the_model_was_fed(bundle: Path) -> None:
+    (summary,) = (json.loads(path.read_text()) for path in bundle.rglob("summary.json"))
+    times = summary["feeding"]["times"]
+    assert all(times[name] > 0 for name in ("read_s", "load_s", "queue_s", "model_s"))
+    assert 0 < summary["busy_share"] <= 1
+    assert summary["queue_depth"] > 0
+    # Twelve minutes of speech take the bundled model less time than Ray takes to start it.
+    assert summary["bound_by"] in ("start-up", "CPU", "load", "storage")
+    assert 0 < summary["feeding"]["start_s"] < summary["wall_s"]
+
+
 def test_silence_is_empty(bundle: Path) -> None:
     (row,) = [row for row in rows(bundle) if row["source_uri"].endswith("silence.wav")]
     assert row["is_empty"]

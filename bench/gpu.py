@@ -1,0 +1,187 @@
+"""The encoder and the whole job on one GPU, with the seed's shape and random weights.
+
+    bench/slim_ray.sh wheels     # where there is a network; then carry the repository and wheels/
+    pip install --no-index --no-deps --target site wheels/*.whl
+    PYTHONPATH=site:. python bench/gpu.py
+
+Needs torch and transformers beside the wheels, and no network. `--shape tiny --device cpu` goes the
+same way anywhere, to see that it would run.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import cyclopts
+import torch
+from corpora import Samples, cut, log_normal, write_tars
+from figures import Figure, figure, show, take_turns
+from forward import pipelines
+from job import KOASR, _run, summary_of
+from shapes import write_identity, write_xlsr_1b
+
+from koasr.checkpoint import open_checkpoint
+from koasr.model import AcousticModel
+from koasr.options import FloatType
+from koasr.recognize import plan_micro_batches, recognize
+from koasr.rows import SAMPLE_RATE
+
+ROOT = Path(__file__).parent.parent
+TARGETS = {"forward": 4_500, "job": 4_000, "busy": 95}
+
+
+def _agreement(model: Path, device: str, precision: FloatType) -> Figure:
+    """Frames with the same best token as transformers' module in float32, row by row."""
+    from transformers import Wav2Vec2ForCTC
+
+    ours = AcousticModel(open_checkpoint(str(model)), model, device=device, precision=precision)
+    batch = cut(log_normal(60))
+    found = [row.argmax(-1).cpu() for row in ours.log_probs(batch)]
+    del ours
+    reference = Wav2Vec2ForCTC.from_pretrained(model, dtype=torch.float32).eval().to(device)
+    same = total = 0
+    for samples, row in zip(batch, found, strict=True):
+        waveform = torch.tensor(samples, device=device, dtype=torch.float64)
+        waveform = (waveform - waveform.mean()) / (waveform.var(correction=0) + 1e-3).sqrt()
+        with torch.inference_mode():
+            expected = reference(waveform.float()[None]).logits[0].argmax(-1).cpu()
+        same += int((row == expected).sum())
+        total += len(row)
+    return figure("agreement", precision, [100 * same / total], "%", wanted="≥ 99.9 %")
+
+
+def _ours(
+    model: Path, device: str, waveforms: list[Samples], rounds: int
+) -> tuple[list[Figure], dict[str, Callable[[], object]]]:
+    """The forward pass alone by precision and size of micro-batch, and what to compare it by."""
+    audio_s = sum(map(len, waveforms)) / SAMPLE_RATE
+    lengths = [len(samples) for samples in waveforms]
+    found: list[Figure] = []
+    compared: dict[str, Callable[[], object]] = {}
+    for precision in ("float16", "bfloat16"):
+        ours = AcousticModel(open_checkpoint(str(model)), model, device=device, precision=precision)
+        systems: dict[str, Callable[[], object]] = {}
+        for seconds in (60, 120, 240, 480):
+            batches = list(plan_micro_batches(lengths, seconds * SAMPLE_RATE))
+
+            def run(batches: list[list[int]] = batches, ours: AcousticModel = ours) -> None:
+                for batch in batches:
+                    ours.log_probs([waveforms[i] for i in batch])
+                if device == "cuda":
+                    torch.cuda.synchronize()
+
+            systems[f"{precision}, {seconds} s"] = run
+        for name, taken in take_turns(systems, rounds).items():
+            speeds = [audio_s / second for second in taken]
+            found.append(figure("forward alone", name, speeds, "x", wanted="≥ 4,500"))
+        fits = ours.measure_batch_seconds()
+        found.append(figure("micro-batch", f"{precision}: fits", [fits], "s"))
+        if precision == "float16":
+            compared["koasr, with evidence"] = partial(
+                recognize, ours, waveforms, batch_seconds=fits
+            )
+    return found, compared
+
+
+def _profile(call: Callable[[], object], out: Path) -> None:
+    """The kernels that take longest, as text."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        call()
+    table = profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=40)
+    out.write_text(table)
+
+
+def _job(model: Path, device: str, folder: Path, hours: float) -> list[Figure]:
+    """From FLAC tars to Parquet. The audio is the same ten minutes again and again."""
+    unique = cut(log_normal(600))
+    per_tar = len(unique)
+    write_tars(folder / "tars", unique, kind="FLAC", rate=SAMPLE_RATE, per_tar=per_tar)
+    (first,) = (folder / "tars").glob("*.tar")
+    seconds = sum(map(len, unique)) / SAMPLE_RATE
+    for index in range(1, max(1, round(hours * 3600 / seconds))):
+        os.link(first, folder / "tars" / f"copy-{index:05}.tar")
+    output = folder / "out"
+    options = ["--model", str(model), "--device", device]
+    wall_s, _ = _run([*KOASR, str(folder / "tars"), "--output", str(output), *options])
+    times = summary_of(output)
+    (path,) = output.glob("_koasr/runs/*/summary.json")
+    document = json.loads(path.read_text())
+    audio_s, section = document["audio_s"], f"job, {hours:g} h of FLAC"
+    at_work_s = times["model_s"] + times["wait_s"]
+    busy = 100 * document["busy_share"]
+    return [
+        figure(section, "start to end of the process", [audio_s / wall_s], "x"),
+        figure(
+            section, "once the first pack's turn came", [audio_s / at_work_s], "x", None, "≥ 4,000"
+        ),
+        figure(section, "GPU busy", [busy], "%", wanted="≥ 95 %"),
+        figure(section, "packs ready", [document["queue_depth"]], ""),
+        *(figure(section, name, [seconds], "s") for name, seconds in times.items()),
+    ]
+
+
+def main(
+    *,
+    shape: Literal["xlsr-1b", "tiny"] = "xlsr-1b",
+    device: Literal["cuda", "cpu"] = "cuda",
+    minutes: float = 20.0,
+    hours: float = 16.0,
+    rounds: int = 3,
+    skip_job: bool = False,
+    out: Path = ROOT / "runs" / "bench" / "gpu.json",
+) -> None:
+    """Measure on one GPU.
+
+    Args:
+        shape: Of the model.
+        device: Where it runs.
+        minutes: Audio of the forward pass, log-normal lengths.
+        hours: Audio of the job.
+        rounds: Of each system; one more is a warm-up.
+        skip_job: The encoder alone: needs no Ray.
+        out: Where the JSON goes; the profile lies beside it.
+    """
+    card = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    folder = Path(tempfile.mkdtemp(prefix="koasr-gpu-"))
+    found: list[Figure] = []
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write = write_xlsr_1b if shape == "xlsr-1b" else write_identity
+        model = write(folder / "model")
+        for precision in ("float16", "bfloat16"):
+            found.append(_agreement(model, device, precision))
+        waveforms = cut(log_normal(minutes * 60))
+        audio_s = sum(map(len, waveforms)) / SAMPLE_RATE
+        alone, compared = _ours(model, device, waveforms, rounds)
+        found += alone
+        theirs = pipelines(model, waveforms, device, "float16")
+        taken = take_turns(compared | theirs, rounds)
+        best = min(sum(seconds) for name, seconds in taken.items() if "pipeline" in name)
+        for name, seconds in taken.items():
+            speeds = [audio_s / second for second in seconds]
+            found.append(figure("with the text", name, speeds, "x", best / sum(seconds)))
+        if device == "cuda":
+            _profile(compared["koasr, with evidence"], out.with_suffix(".profile.txt"))
+        compared.clear()
+        theirs.clear()
+        if not skip_job:
+            found += _job(model, device, folder, hours)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        date = time.strftime("%Y-%m-%d")
+        show(found, f"{date}, {card}, torch {torch.__version__}, {shape}", out)
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)

@@ -1,0 +1,108 @@
+"""The whole job, from tars to Parquet: koasr, and a plain Ray Data script, in turn."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from corpora import MODEL, ROOT, cut, log_normal, write_tars
+from figures import Figure, figure
+from peaks import Peaks
+
+from koasr.rows import SAMPLE_RATE
+
+KOASR = [sys.executable, str(ROOT / "pipelines" / "transcribe.py")]
+
+
+def run_koasr(inputs: Path, output: Path, model: Path = MODEL) -> tuple[float, dict[str, float]]:
+    """Seconds from start to end of the process, and its peaks of memory in MB."""
+    command = [*KOASR, str(inputs), "--output", str(output), "--model", str(model)]
+    return _run(command)
+
+
+def _run(command: list[str]) -> tuple[float, dict[str, float]]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    start_s = time.perf_counter()
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    with Peaks(process.pid) as peaks:
+        said, _ = process.communicate()
+    taken_s = time.perf_counter() - start_s
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{said[-3000:]}")
+    return taken_s, peaks.megabytes
+
+
+def summary_of(output: Path) -> dict[str, float]:
+    """The times of the one run of an output, with its start_s and wall_s."""
+    (path,) = output.glob("_koasr/runs/*/summary.json")
+    document = json.loads(path.read_text())
+    feeding = document["feeding"]
+    own = {"start_s": feeding["start_s"], "wall_s": document["wall_s"]}
+    return dict(feeding["times"]) | own
+
+
+def jobs(folder: Path, *, hours: float, rounds: int) -> list[Figure]:
+    """Both jobs on FLAC at 16 kHz and on MP3 at 44.1 kHz.
+
+    Args:
+        folder: For the corpora and what comes out.
+        hours: Of audio in each corpus.
+        rounds: How often each job runs.
+    """
+    found: list[Figure] = []
+    peaks: dict[str, float] = {}
+    for kind, rate in (("FLAC", 16_000), ("MP3", 44_100)):
+        waveforms = cut(log_normal(hours * 3600))
+        audio_s = sum(map(len, waveforms)) / SAMPLE_RATE
+        inputs = folder / kind
+        write_tars(inputs, waveforms, kind=kind, rate=rate)
+        plain = [sys.executable, str(ROOT / "bench" / "plain_job.py"), str(inputs)]
+        speeds: dict[str, list[float]] = {"plain Ray Data script": [], "koasr": []}
+        for index in range(rounds):
+            for name in list(speeds)[:: 1 if index % 2 else -1]:
+                output = folder / f"{kind}-{name.split()[0]}-{index}"
+                if name == "koasr":
+                    taken_s, peaks = run_koasr(inputs, output)
+                else:
+                    taken_s, _ = _run([*plain, str(output), "--model", str(MODEL)])
+                speeds[name].append(audio_s / taken_s)
+        best = sum(speeds["plain Ray Data script"])
+        section = f"job, {hours:.1f} h, tars of {kind} at {rate / 1000:g} kHz"
+        for name, found_speeds in speeds.items():
+            target = "≥ 2" if name == "koasr" else ""
+            ratio = sum(found_speeds) / best
+            found.append(figure(section, name, found_speeds, "x", ratio, target))
+    return found + [figure("memory", name, [peak], "MB") for name, peak in peaks.items()]
+
+
+def overhead(folder: Path, *, rounds: int) -> list[Figure]:
+    """A job of one recording: where its seconds go."""
+    inputs = folder / "one"
+    write_tars(inputs, cut([5.0]), kind="FLAC", rate=16_000)
+    steps: dict[str, list[float]] = {}
+    for index in range(rounds):
+        output = folder / f"one-{index}"
+        total_s, _ = run_koasr(inputs, output)
+        times = summary_of(output)
+        start_s = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import torch"], check=True)
+        import_s = time.perf_counter() - start_s
+        for name, seconds in {
+            "all": total_s,
+            "until Ray runs, and after it": total_s - times["wall_s"],
+            "until the first pack's turn: workers, actor, weights": times["start_s"],
+            "… of that to import torch": import_s,
+            "reading and loading": times["read_s"] + times["load_s"],
+            "the model": times["model_s"],
+            "without import of torch and the model": total_s - import_s - times["model_s"],
+        }.items():
+            steps.setdefault(name, []).append(seconds)
+    wanted = {"without import of torch and the model": "≤ 10 s"}
+    return [
+        figure("job of one recording", name, seconds, "s", wanted=wanted.get(name, ""))
+        for name, seconds in steps.items()
+    ]

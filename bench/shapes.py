@@ -1,0 +1,53 @@
+"""Checkpoints with random weights in the shapes that people use, to measure with."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from checkpoints import tiny
+
+_BASE: dict[str, Any] = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "conv_dim": (512,) * 7,
+    "num_conv_pos_embeddings": 128,
+    "num_conv_pos_embedding_groups": 16,
+}
+_XLSR_1B = _BASE | {
+    "hidden_size": 1280,
+    "output_hidden_size": 1280,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 16,
+    "intermediate_size": 5120,
+}
+_IDENTITY: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 16,
+    "conv_dim": (8, 8),
+    "conv_kernel": (40, 20),
+    "conv_stride": (20, 16),
+}
+"""As little as a model can do: what is left is what everything around it costs."""
+
+SYLLABLES = "".join(chr(0xAC00 + 9 * n) for n in range(1_204))
+
+
+def write_base(directory: Path) -> Path:
+    """Wav2vec2-base, 95 million weights, with layer norm and 1,207 tokens."""
+    return tiny(directory, letters=SYLLABLES, **_BASE)
+
+
+def write_xlsr_1b(directory: Path) -> Path:
+    """XLS-R 1B, 964 million weights, with 1,207 tokens: the seed's shape."""
+    return tiny(directory, letters=SYLLABLES, **_XLSR_1B)
+
+
+def write_identity(directory: Path) -> Path:
+    """A model that costs next to nothing."""
+    return tiny(directory, **_IDENTITY)

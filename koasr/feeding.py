@@ -1,0 +1,81 @@
+"""Where the seconds of a run went, and so what held it back."""
+
+import math
+from dataclasses import astuple, dataclass
+
+BUSY = 0.9
+"""From this share of its time on the model is what bounds a run."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds that packs took, step by step, added up over all workers and actors.
+
+    Attributes:
+        read_s: Reading from the store.
+        load_s: Decoding, resampling and cutting.
+        queue_s: Loaded, and waiting for an actor.
+        wait_s: Of an actor, between two packs, with nothing to do.
+        model_s: Of an actor, at a pack.
+    """
+
+    read_s: float = 0.0
+    load_s: float = 0.0
+    queue_s: float = 0.0
+    wait_s: float = 0.0
+    model_s: float = 0.0
+
+    def __add__(self, other: "Times") -> "Times":
+        return Times(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """How well the actors were fed.
+
+    Attributes:
+        times: Of all packs of a session.
+        start_s: From the start of the session to the first pack's turn.
+        num_actors: That held the model.
+        device: `cpu` or `cuda`.
+    """
+
+    times: Times
+    start_s: float
+    num_actors: int
+    device: str
+
+    @property
+    def busy_share(self) -> float:
+        """Of an actor's time between its first pack and its last, the share that it worked."""
+        at_it_s = self.times.model_s + self.times.wait_s
+        return self.times.model_s / at_it_s if at_it_s else 0.0
+
+    @property
+    def queue_depth(self) -> float:
+        """Packs that lay ready, on average: Little's law."""
+        at_it_s = (self.times.model_s + self.times.wait_s) / self.num_actors
+        return self.times.queue_s / at_it_s if at_it_s else 0.0
+
+    @property
+    def bound_by(self) -> str:
+        """What more of would have made the run faster: start-up, GPU, CPU, load or storage."""
+        times = self.times
+        if self.start_s > (times.model_s + times.wait_s) / self.num_actors:
+            return "start-up"
+        if self.busy_share >= BUSY:
+            return "GPU" if self.device == "cuda" else "CPU"
+        return "load" if times.load_s >= times.read_s else "storage"
+
+    @property
+    def advice(self) -> str:
+        """What to change."""
+        name = "GPU" if self.device == "cuda" else "model"
+        if self.bound_by == "start-up":
+            return f"it took {self.start_s:.0f} s until the first pack: more audio a run pays it"
+        if self.bound_by in ("GPU", "CPU"):
+            return "more of them would shorten it; the feeding keeps up"
+        if self.bound_by == "load":
+            cores = math.ceil(self.times.load_s / max(self.times.model_s, 1e-3) * self.num_actors)
+            return f"loading wants about {cores} CPUs to keep every {name} busy: add CPU nodes"
+        return "reading is slower than decoding: bring the store nearer, or read on more nodes"

@@ -1,0 +1,43 @@
+"""What held a run back, from the seconds of its packs."""
+
+import pytest
+
+from koasr.feeding import Feeding, Times
+
+
+def feeding(times: Times, start_s: float = 5.0, device: str = "cuda", actors: int = 2) -> Feeding:
+    return Feeding(times, start_s, actors, device)
+
+
+@pytest.mark.parametrize(
+    ("times", "device", "bound_by", "advice"),
+    [
+        (Times(5, 20, 300, 1, 99), "cuda", "GPU", "more of them"),
+        (Times(5, 20, 300, 1, 99), "cpu", "CPU", "more of them"),
+        # 400 s of loading for 50 s of model on two GPUs: 16 CPUs.
+        (Times(5, 400, 0, 50, 50), "cuda", "load", "about 16 CPUs to keep every GPU busy"),
+        (Times(300, 20, 0, 50, 50), "cuda", "storage", "nearer"),
+        (Times(0.1, 0.2, 0, 0, 4), "cuda", "start-up", "5 s until the first pack"),
+    ],
+)
+def test_the_verdict_and_what_to_do(times: Times, device: str, bound_by: str, advice: str) -> None:
+    found = feeding(times, device=device)
+    assert found.bound_by == bound_by
+    assert advice in found.advice
+
+
+def test_shares_are_of_the_time_between_first_and_last_pack() -> None:
+    found = feeding(Times(queue_s=90.0, wait_s=15.0, model_s=45.0))
+    assert found.busy_share == pytest.approx(0.75)
+    # Two actors were at it for 30 s; packs lay ready for 90 s in all.
+    assert found.queue_depth == pytest.approx(3.0)
+
+
+def test_a_run_without_packs_divides_by_nothing() -> None:
+    found = feeding(Times(), start_s=0.0)
+    assert (found.busy_share, found.queue_depth) == (0.0, 0.0)
+    assert found.advice
+
+
+def test_times_add_up() -> None:
+    assert Times(1, 2, 3, 4, 5) + Times(10, 20, 30, 40, 50) == Times(11, 22, 33, 44, 55)
