@@ -11,8 +11,10 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -29,7 +31,7 @@ from shapes import write_base
 from koasr.checkpoint import open_checkpoint
 
 ROOT = Path(__file__).parent.parent
-SECTIONS = ("forward", "padding", "load", "job", "overhead", "scaling")
+Section = Literal["forward", "padding", "load", "job", "overhead", "scaling"]
 
 
 def _forward(folder: Path, full: bool) -> list[Figure]:
@@ -49,7 +51,7 @@ def _padding(folder: Path, full: bool) -> list[Figure]:
     return [padding(checkpoint, cut(lengths), corpus=name) for name, lengths in corpora.items()]
 
 
-RUNS = {
+RUNS: dict[Section, Callable[[Path, bool], list[Figure]]] = {
     "forward": _forward,
     "padding": _padding,
     "load": lambda folder, full: loading(rounds=9 if full else 4),
@@ -62,21 +64,21 @@ RUNS = {
 def main(
     *,
     full: bool = False,
-    only: list[str] | None = None,
+    only: list[Section] | None = None,
     out: Path = ROOT / "runs" / "bench" / "bench.json",
 ) -> None:
     """Run the benchmarks: ten minutes on 2 cores, three quarters of an hour in full.
 
     Args:
         full: More rounds, longer audio, and 100,000 recordings.
-        only: These sections alone: forward, padding, load, job, overhead, scaling.
+        only: These sections alone.
         out: Where the JSON goes.
     """
     torch.set_num_threads(os.cpu_count() or 1)
     folder = Path(tempfile.mkdtemp(prefix="koasr-bench-"))
     found: list[Figure] = []
     try:
-        for name in only or SECTIONS:
+        for name in only or RUNS:
             start_s = time.perf_counter()
             found += RUNS[name](folder, full)
             print(f"{name}: {time.perf_counter() - start_s:.0f} s", file=sys.stderr, flush=True)

@@ -26,7 +26,7 @@ import torch
 from corpora import Samples, cut, log_normal, write_tars
 from figures import Figure, figure, show, take_turns
 from forward import pipelines
-from job import KOASR, _run, summary_of
+from job import KOASR, run, summary_of
 from shapes import write_identity, write_xlsr_1b
 
 from koasr.checkpoint import open_checkpoint
@@ -36,7 +36,6 @@ from koasr.recognize import plan_micro_batches, recognize
 from koasr.rows import SAMPLE_RATE
 
 ROOT = Path(__file__).parent.parent
-TARGETS = {"forward": 4_500, "job": 4_000, "busy": 95}
 
 
 def _agreement(model: Path, device: str, precision: FloatType) -> Figure:
@@ -73,13 +72,13 @@ def _ours(
         for seconds in (60, 120, 240, 480):
             batches = list(plan_micro_batches(lengths, seconds * SAMPLE_RATE))
 
-            def run(batches: list[list[int]] = batches, ours: AcousticModel = ours) -> None:
+            def once(batches: list[list[int]] = batches, ours: AcousticModel = ours) -> None:
                 for batch in batches:
                     ours.log_probs([waveforms[i] for i in batch])
                 if device == "cuda":
                     torch.cuda.synchronize()
 
-            systems[f"{precision}, {seconds} s"] = run
+            systems[f"{precision}, {seconds} s"] = once
         for name, taken in take_turns(systems, rounds).items():
             speeds = [audio_s / second for second in taken]
             found.append(figure("forward alone", name, speeds, "x", wanted="≥ 4,500"))
@@ -113,7 +112,7 @@ def _job(model: Path, device: str, folder: Path, hours: float) -> list[Figure]:
         os.link(first, folder / "tars" / f"copy-{index:05}.tar")
     output = folder / "out"
     options = ["--model", str(model), "--device", device]
-    wall_s, _ = _run([*KOASR, str(folder / "tars"), "--output", str(output), *options])
+    wall_s, _ = run([*KOASR, str(folder / "tars"), "--output", str(output), *options])
     times = summary_of(output)
     (path,) = output.glob("_koasr/runs/*/summary.json")
     document = json.loads(path.read_text())

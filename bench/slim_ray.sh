@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Wheels for a machine without network that has torch and transformers: everything else that
-# bench/gpu.py needs, with a Ray small enough to carry (about 45 MB: enough for Ray Data).
+# bench/gpu.py needs, with a Ray small enough to carry (41 MB of 70: enough for Ray Data).
+# Packages that are there already can be named, to carry less.
 #
-#   bench/slim_ray.sh FOLDER [PYTHON_VERSION]
+#   bench/slim_ray.sh FOLDER [PYTHON_VERSION [PACKAGE_THERE ...]]
 set -euo pipefail
-folder=${1:?usage: bench/slim_ray.sh FOLDER [PYTHON_VERSION]}
+folder=${1:?usage: bench/slim_ray.sh FOLDER [PYTHON_VERSION [PACKAGE_THERE ...]]}
 version=${2:-3.12}
+shift $(($# < 2 ? $# : 2))
 root=$(cd "$(dirname "$0")/.." && pwd)
 pip=("${PIP_PYTHON:-python3}" -m pip --disable-pip-version-check)
 
@@ -15,9 +17,13 @@ for tag in manylinux_2_39 manylinux_2_35 manylinux_2_34 manylinux_2_31 manylinux
   manylinux_2_24 manylinux_2_17 manylinux2014 manylinux1; do
   platforms+=(--platform "${tag}_x86_64")
 done
-# Exact versions, from the lock file; torch, transformers and what they bring are there.
-names='^(ray|pyarrow|soundfile|cffi|pycparser|soxr|fsspec|s3fs|aiobotocore|botocore|jmespath|aiohttp|aiohappyeyeballs|aiosignal|aioitertools|attrs|frozenlist|multidict|propcache|yarl|wrapt|python-dateutil|six|urllib3|cyclopts|rich|rich-rst|docstring_parser|docutils|markdown-it-py|mdurl|Pygments|filelock|tenacity|jiwer|RapidFuzz|rapidfuzz|click|msgpack|protobuf|jsonschema|jsonschema-specifications|referencing|rpds-py|pandas|psutil)=='
-mapfile -t wanted < <(grep -iE "$names" "$root/requirements.lock")
+# Exact versions, from the lock file, of what the job imports for local files beside torch,
+# transformers and what those bring.
+names='^(ray|pyarrow|pandas|python-dateutil|six|soundfile|cffi|pycparser|soxr|fsspec|filelock|tenacity|jiwer|rapidfuzz|click|cyclopts|rich|rich-rst|docstring_parser|docutils|attrs|markdown-it-py|mdurl|pygments|msgpack|protobuf|jsonschema|jsonschema-specifications|referencing|rpds-py|psutil|aiohttp|aiohappyeyeballs|aiosignal|frozenlist|multidict|propcache|yarl)=='
+wanted=()
+while read -r line; do
+  [[ " $* " == *" ${line%%==*} "* ]] || wanted+=("$line")
+done < <(grep -iE "$names" "$root/requirements.lock")
 "${pip[@]}" download -q --no-deps --only-binary=:all: --python-version "$version" \
   --implementation cp "${platforms[@]}" -d "$folder" "${wanted[@]}"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 HEAD_CPUS = NODE_CPUS = 1
 """The model's actor asks for half of all CPUs, so it fills a node, and those who feed it the other.

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 from torture_cluster import kill
 from torture_world import Outcome, Round
 
