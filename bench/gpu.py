@@ -124,7 +124,7 @@ def _job(model: Path, device: str, folder: Path, hours: float) -> list[Figure]:
         figure(
             section, "once the first pack's turn came", [audio_s / at_work_s], "x", None, "≥ 4,000"
         ),
-        figure(section, "GPU busy", [busy], "%", wanted="≥ 95 %"),
+        figure(section, "GPU busy since its first pack", [busy], "%", wanted="≥ 95 %"),
         figure(section, "packs ready", [document["queue_depth"]], ""),
         *(figure(section, name, [seconds], "s") for name, seconds in times.items()),
     ]

@@ -14,7 +14,7 @@ class Times:
     Attributes:
         read_s: Reading from the store.
         load_s: Decoding, resampling and cutting.
-        queue_s: Loaded, and waiting for an actor.
+        queue_s: Loaded, and waiting for an actor that is at another pack.
         wait_s: Of an actor, between two packs, with nothing to do.
         model_s: Of an actor, at a pack.
     """
@@ -72,10 +72,11 @@ class Feeding:
         """What to change."""
         name = "GPU" if self.device == "cuda" else "model"
         if self.bound_by == "start-up":
-            return f"it took {self.start_s:.0f} s until the first pack: more audio a run pays it"
+            found = f"{self.start_s:.0f} s passed before the first pack"
+            return f"{found}; normal for a short run, and a longer one waits no longer"
         if self.bound_by in ("GPU", "CPU"):
-            return "more of them would shorten it; the feeding keeps up"
+            return f"more {self.bound_by}s would shorten it; audio arrives fast enough"
         if self.bound_by == "load":
             cores = math.ceil(self.times.load_s / max(self.times.model_s, 1e-3) * self.num_actors)
-            return f"loading wants about {cores} CPUs to keep every {name} busy: add CPU nodes"
+            return f"loading wants about {cores} CPUs to keep every {name} busy: add some"
         return "reading is slower than decoding: bring the store nearer, or read on more nodes"

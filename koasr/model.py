@@ -84,12 +84,19 @@ class AcousticModel:
     def log_probs_in_float32(self, batch: Sequence[Samples]) -> list[torch.Tensor]:
         """The same with the body in float32, for a micro-batch that is not finite otherwise."""
         half, self.dtype = self.dtype, torch.float32
+        # A forward pass may be under way with the weights that change here.
+        self._synchronize()
         try:
             self._body.to(self.dtype)
             return self.log_probs(batch)
         finally:
             self.dtype = half
             self._body.to(half)
+            self._synchronize()
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def measure_batch_seconds(self) -> float:
         """Audio of a micro-batch: what is best, or what fits the free memory of a GPU.
@@ -103,7 +110,7 @@ class AcousticModel:
         for num_rows in (1, 2):
             torch.cuda.reset_peak_memory_stats(self.device)
             self.log_probs([probe] * num_rows)
-            torch.cuda.synchronize(self.device)
+            self._synchronize()
             peaks.append(torch.cuda.max_memory_allocated(self.device))
         per_second = max(peaks[1] - peaks[0], 1) / _PROBE_SECONDS
         torch.cuda.empty_cache()

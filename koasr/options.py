@@ -23,9 +23,11 @@ class Options:
     Args:
         max_reject_rate: Share of rejected recordings above which the exit code is 3.
         device: auto takes the cluster's GPUs where it has some.
-        precision: Of the model's body; auto is float16 on a GPU, float32 on a CPU.
-        num_actors: Copies of the model; as many as there are GPUs, or one for 4 CPUs.
-        batch_seconds: Audio of a micro-batch; 40 s on a CPU, on a GPU 240 or what fits its memory.
+        precision: Numbers the model computes in, up to its last layer; auto is float16 on a GPU,
+            float32 on a CPU.
+        num_actors: Copies of the model; one for every GPU, or one for every 4 CPUs.
+        batch_seconds: Audio that goes through the model at once; 40 on a CPU, on a GPU 240 or what
+            fits. Less needs less memory.
         pack_seconds: Audio of a pack, the unit of work and of recovery: a crash costs the packs
             that were in work.
         stop_at: Time of day (HH:MM, this machine's) to stop at; the same command goes on later.

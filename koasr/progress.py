@@ -23,6 +23,7 @@ class RunProgress:
         self._total_bytes, self._num_shards = max(total_bytes, 1), num_shards
         self._bytes = self._rejects = self._shards = 0
         self._start_s = self._spoken_s = time.monotonic()
+        self._first: tuple[float, int] | None = None
         columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         self._live = Progress(*columns, console=console, transient=True)
         self._task = self._live.add_task("starting", total=self._total_bytes)
@@ -49,6 +50,7 @@ class RunProgress:
         """Count a finished pack."""
         self.audio_s += audio_s
         self._bytes += size_bytes
+        self._first = self._first or (time.monotonic(), self._bytes)
         self._rejects += num_rejects
         self._show()
 
@@ -57,9 +59,19 @@ class RunProgress:
         self._shards += count
         self._show()
 
+    def _left_s(self) -> float | None:
+        """By the pace since the first pack: what was before it, comes once."""
+        first_s, first_bytes = self._first or (0.0, 0)
+        done = self._bytes - first_bytes
+        if not self._first or not done:
+            return None
+        pace = (time.monotonic() - first_s) / done
+        return max(self._total_bytes - self._bytes, 0) * pace
+
     def _line(self) -> str:
         share = min(self._bytes / self._total_bytes, 1.0)
-        left = duration_text(self.wall_s * (1.0 - share) / share) if share else "unknown time"
+        left_s = self._left_s()
+        left = "unknown time" if left_s is None else duration_text(left_s)
         return (
             f"{duration_text(self.audio_s)} of audio, "
             f"{rate_text(self.audio_s / self.wall_s)} real time, "

@@ -176,6 +176,7 @@ class Transcribe:
             batch_seconds=compute.batch_seconds,
         )
         self._turn = threading.Lock()
+        self._open_s = time.time()
         self._free_s: float | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -185,7 +186,8 @@ class Transcribe:
         read_s, load_s, ready_s = (table[n][0].as_py() for n in ("read_s", "load_s", "ready_s"))
         with self._turn:
             start_s, retries = time.monotonic(), self._recognizer.num_float32_retries
-            queue_s = max(time.time() - ready_s, 0.0)
+            # What lay there before the model was loaded says nothing of how it is fed.
+            queue_s = max(time.time() - max(ready_s, self._open_s), 0.0)
             wait_s = 0.0 if self._free_s is None else start_s - self._free_s
             paths = self._recognizer.recognize(samples)
             retries = self._recognizer.num_float32_retries - retries

@@ -114,7 +114,9 @@ def _connect(job_: _Job) -> Compute:
     return settle_compute(options, job_.device, job.cluster_resources())
 
 
-def _execute(job_: _Job, run: Run, committed: Mapping[str, str], stock: Stock | None) -> Summary:
+def _execute(
+    job_: _Job, run: Run, committed: Mapping[str, str], stock: Stock | None, started_s: float
+) -> Summary:
     """Do what is left of a run, and sum it up.
 
     Args:
@@ -122,8 +124,8 @@ def _execute(job_: _Job, run: Run, committed: Mapping[str, str], stock: Stock | 
         run: Has a plan.
         committed: `list_committed` of its output.
         stock: What is under the inputs, to take the place of what is superseded; None in a retry.
+        started_s: When work on it began, on the monotonic clock.
     """
-    started_s = time.monotonic()
     compute = _connect(job_)
     from koasr import job
 
@@ -234,7 +236,7 @@ def transcribe(
         JobError: The job cannot be done.
         Stopped: It was asked to stop before the end.
     """
-    output = absolute(output)
+    output, started_s = absolute(output), time.monotonic()
     date = check_date(options.date)
     job_ = _Job(checkpoint, options, limits, _settle_device(options.device), console)
     fresh = Run(output, new_run_id(), date, fingerprint_of(job_.parts))
@@ -251,7 +253,8 @@ def transcribe(
                 message = f"the unfinished run {run.run_id} was made another way"
                 raise JobError(f"{message}: use a new --output")
             job_.say(f"going on with the unfinished run {run.run_id}")
-            summaries.append(_execute(job_, run, stock.committed, stock))
+            summaries.append(_execute(job_, run, stock.committed, stock, started_s))
+            started_s = time.monotonic()
         with job_errors(output):
             if unfinished:
                 stock = settle(take_stock(output, list_afresh), fresh)
@@ -264,7 +267,7 @@ def transcribe(
                 _connect(job_)
                 begin(fresh, stock, todo, job_.parts)
         if todo.shards:
-            summaries.append(_execute(job_, fresh, stock.committed, stock))
+            summaries.append(_execute(job_, fresh, stock.committed, stock, started_s))
         else:
             job_.say(f"nothing {'else ' if summaries else ''}to do: {output} is complete")
     return _exit_code(job_, summaries)
@@ -301,7 +304,8 @@ def retry(
             job_.say(f"retrying what was rejected as {', '.join(wanted)} on {dates}")
         summaries = []
         for run in runs:
-            summaries.append(_execute(job_, run, list_committed(inventory.output), None))
+            committed, started_s = list_committed(inventory.output), time.monotonic()
+            summaries.append(_execute(job_, run, committed, None, started_s))
         if not summaries:
             others = ", ".join(f"{count:,} {reason}" for reason, count in left.items())
             hint = f"; it has {others}: name them with --reason" if others else ""
@@ -331,7 +335,7 @@ def _say_todo(job_: _Job, listing: Listing, todo: Todo) -> None:
     job_.say(
         f"found {len(listing.shards)} shards and {len(listing.files)} loose files;"
         f" to do: {single} and {files} ({size_mb:,.1f} MB);"
-        f" {len(listing.ignored)} other files are no speech"
+        f" {len(listing.ignored)} other files are references or no speech"
     )
     gone = todo.vanished.uris
     if gone and not job_.options.prune:

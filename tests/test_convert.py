@@ -66,7 +66,7 @@ def test_the_seeds_small_twin_converts(
     convert(str(seed), out=str(out))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
-    assert lines[1].startswith("head: 1207 tokens, blank [PAD] (1204); 50 frames a second;")
+    assert lines[1] == "head: 1207 tokens, blank [PAD] (1204); 50 frames a second"
     assert lines[2] == "check: 1 s gave 49 frames, finite and equal to the original's"
     assert (logits(out) - logits(seed, is_pickled=True)).abs().max() <= 1e-6
     checkpoint = open_checkpoint(str(out))

@@ -12,12 +12,12 @@ def feeding(times: Times, start_s: float = 5.0, device: str = "cuda", actors: in
 @pytest.mark.parametrize(
     ("times", "device", "bound_by", "advice"),
     [
-        (Times(5, 20, 300, 1, 99), "cuda", "GPU", "more of them"),
-        (Times(5, 20, 300, 1, 99), "cpu", "CPU", "more of them"),
+        (Times(5, 20, 300, 1, 99), "cuda", "GPU", "more GPUs would"),
+        (Times(5, 20, 300, 1, 99), "cpu", "CPU", "more CPUs would"),
         # 400 s of loading for 50 s of model on two GPUs: 16 CPUs.
         (Times(5, 400, 0, 50, 50), "cuda", "load", "about 16 CPUs to keep every GPU busy"),
         (Times(300, 20, 0, 50, 50), "cuda", "storage", "nearer"),
-        (Times(0.1, 0.2, 0, 0, 4), "cuda", "start-up", "5 s until the first pack"),
+        (Times(0.1, 0.2, 0, 0, 4), "cuda", "start-up", "5 s passed before the first pack"),
     ],
 )
 def test_the_verdict_and_what_to_do(times: Times, device: str, bound_by: str, advice: str) -> None:
