@@ -105,7 +105,8 @@ def padding(checkpoint: Checkpoint, waveforms: list[Samples], *, corpus: str) ->
         lengths = tuple(parts[i] for i in batch)
         frames = tuple(map(checkpoint.num_frames, lengths))
         rows = Rows(lengths, frames, checkpoint.samples_per_frame, torch.device("cpu"))
-        # What the last row's field needs behind it is one stride more.
-        computed += (sum(rows.num_strides) + 1) * checkpoint.samples_per_frame
+        # Behind the last row lies what its last frame's field reaches into.
+        tail = -(-checkpoint.receptive_field // checkpoint.samples_per_frame)
+        computed += (sum(rows.num_strides) + tail) * checkpoint.samples_per_frame
     share = computed / sum(parts) - 1
     return figure("padding", corpus, [100 * share], "%", wanted="at most 3 %")

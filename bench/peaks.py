@@ -1,4 +1,4 @@
-"""Peaks of memory of a job's processes, by what they are."""
+"""Peaks of memory of a job's processes: the greatest one of each kind, seen twice a second."""
 
 import threading
 from contextlib import suppress
@@ -59,6 +59,8 @@ def _kind(process: psutil.Process, *, is_driver: bool) -> str:
     line = " ".join(process.cmdline())
     if "koasr.recognizer" in line:
         return "model process"
+    if "koasr.decoder_child" in line or "koasr.parquet_child" in line:
+        return "decoding child"
     if "MapWorker" in line:
         return "actor"
     if line.startswith("ray::Map"):

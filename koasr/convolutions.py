@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from koasr.layout import Rows
-from koasr.weights import Reader, Shape, activation, frozen, layer_norm
+from koasr.shape import Shape
+from koasr.weights import Weights, activation, frozen, layer_norm
 
 CONV_NORM_EPS = 1e-5
 """Of the norms in the feature encoder and the adapters, which config.json does not set."""
@@ -50,21 +51,22 @@ class _Conv(nn.Module):
 class FeatureEncoder(nn.Module):
     """Waveform → features, one a frame: all the convolutions."""
 
-    def __init__(self, reader: Reader, shape: Shape) -> None:
+    def __init__(self, weights: Weights, shape: Shape) -> None:
         super().__init__()
         self._act = activation(shape.conv_act)
         self._by_row = shape.conv_norm == "group"
         self._convs, self._norms = nn.ModuleList(), nn.ModuleList()
         for index, stride in enumerate(shape.conv_stride):
             name = f"wav2vec2.feature_extractor.conv_layers.{index}"
-            bias = reader.take(f"{name}.conv.bias") if shape.conv_bias else None
-            self._convs.append(_Conv(reader.take(f"{name}.conv.weight"), bias, stride))
+            bias = weights.pop(f"{name}.conv.bias") if shape.conv_bias else None
+            self._convs.append(_Conv(weights.pop(f"{name}.conv.weight"), bias, stride))
             if not self._by_row:
-                self._norms.append(layer_norm(reader, f"{name}.layer_norm", CONV_NORM_EPS))
+                self._norms.append(layer_norm(weights, f"{name}.layer_norm", CONV_NORM_EPS))
             elif index == 0:
-                weight, bias = reader.pair(f"{name}.layer_norm")
-                norm = nn.GroupNorm(len(weight), len(weight), CONV_NORM_EPS, device="meta")
-                norm.weight, norm.bias = frozen(weight), frozen(bias)
+                size = shape.conv_dim[0]
+                norm = nn.GroupNorm(size, size, CONV_NORM_EPS, device="meta")
+                norm.weight = frozen(weights.pop(f"{name}.layer_norm.weight"))
+                norm.bias = frozen(weights.pop(f"{name}.layer_norm.bias"))
                 self._norms.append(norm)
 
     def forward(self, waveform: torch.Tensor, rows: Rows) -> torch.Tensor:
@@ -95,12 +97,13 @@ class PositionalConv(nn.Module):
     product: block Toeplitz matrices of the kernel, zeros where it does not reach.
     """
 
-    def __init__(self, reader: Reader, shape: Shape) -> None:
+    def __init__(self, weights: Weights, shape: Shape) -> None:
         super().__init__()
-        weight, bias = reader.pair("wav2vec2.encoder.pos_conv_embed.conv")
+        name = "wav2vec2.encoder.pos_conv_embed.conv"
+        weight, kernel = weights.pop(f"{name}.weight"), shape.pos_kernel
         self._act = activation(shape.conv_act)
-        self._bias = frozen(bias)
-        self._groups, (_, self._width, kernel) = shape.pos_groups, weight.shape
+        self._bias = frozen(weights.pop(f"{name}.bias"))
+        self._groups, self._width = shape.pos_groups, shape.hidden_size // shape.pos_groups
         self._reach = kernel // 2
         self._block = block = max(1, _POS_CHANNELS // self._width)
         num_products = -(-(block + kernel - 1) // block)

@@ -14,7 +14,8 @@ from torch import nn
 
 from koasr.convolutions import CONV_NORM_EPS, FeatureEncoder, PositionalConv
 from koasr.layout import Rows
-from koasr.weights import Reader, Shape, activation, layer_norm, linear, read_shape, read_weights
+from koasr.shape import Shape, read_shape
+from koasr.weights import Weights, activation, layer_norm, linear, read_weights
 
 
 @cache
@@ -25,28 +26,33 @@ def _flash() -> Any:
     return varlen_attn
 
 
-def _has_flash(x: torch.Tensor) -> bool:
-    """Whether one kernel attends to all rows: flash, so half precision from Ampere on."""
+def _has_flash(qkv: torch.Tensor) -> bool:
+    """Whether one kernel attends to all rows: flash, so half precision from Ampere on.
+
+    It takes heads of a multiple of 8 up to 256 only: XLS-R's have 80, the bundled model's 36.
+    """
     return (
-        x.is_cuda
-        and x.dtype != torch.float32
-        and torch.cuda.get_device_capability(x.device) >= (8, 0)
+        qkv.is_cuda
+        and qkv.dtype != torch.float32
+        and qkv.shape[-1] % 8 == 0
+        and qkv.shape[-1] <= 256
+        and torch.cuda.get_device_capability(qkv.device) >= (8, 0)
     )
 
 
 class _Attention(nn.Module):
     """Each frame looks at all frames of its own row."""
 
-    def __init__(self, reader: Reader, name: str, num_heads: int) -> None:
+    def __init__(self, weights: Weights, name: str, num_heads: int) -> None:
         super().__init__()
-        self._inputs = linear(reader, *(f"{name}.{part}_proj" for part in "qkv"))
-        self._output = linear(reader, f"{name}.out_proj")
+        self._inputs = linear(weights, *(f"{name}.{part}_proj" for part in "qkv"))
+        self._output = linear(weights, f"{name}.out_proj")
         self._num_heads = num_heads
 
     def forward(self, x: torch.Tensor, rows: Rows) -> torch.Tensor:
         """Shapes in and out (num_frames, channels)."""
         qkv = self._inputs(x).view(len(x), 3, self._num_heads, -1)
-        if _has_flash(x):
+        if _has_flash(qkv):
             longest = max(rows.num_frames)
             found = _flash()(*qkv.unbind(1), rows.ends, rows.ends, longest, longest)
             return self._output(found.reshape(x.shape))  # type: ignore[no-any-return]
@@ -61,23 +67,23 @@ class _Attention(nn.Module):
 class _Layer(nn.Module):
     """One layer of the transformer."""
 
-    def __init__(self, reader: Reader, shape: Shape, name: str) -> None:
+    def __init__(self, weights: Weights, shape: Shape, name: str) -> None:
         super().__init__()
         self._is_stable = shape.is_stable
-        self._attention = _Attention(reader, f"{name}.attention", shape.num_heads)
-        self._norm = layer_norm(reader, f"{name}.layer_norm", shape.layer_norm_eps)
-        self._inner = linear(reader, f"{name}.feed_forward.intermediate_dense")
-        self._outer = linear(reader, f"{name}.feed_forward.output_dense")
-        self._final_norm = layer_norm(reader, f"{name}.final_layer_norm", shape.layer_norm_eps)
+        self._attention = _Attention(weights, f"{name}.attention", shape.num_heads)
+        self._norm = layer_norm(weights, f"{name}.layer_norm", shape.layer_norm_eps)
+        self._inner = linear(weights, f"{name}.feed_forward.intermediate_dense")
+        self._outer = linear(weights, f"{name}.feed_forward.output_dense")
+        self._final_norm = layer_norm(weights, f"{name}.final_layer_norm", shape.layer_norm_eps)
         self._act = activation(shape.hidden_act)
         self._adapter = None
-        if shape.has_adapters:
+        if shape.adapter_dim is not None:
             adapter = f"{name}.adapter_layer"
             self._adapter = nn.Sequential(
-                layer_norm(reader, f"{adapter}.norm", CONV_NORM_EPS),
-                linear(reader, f"{adapter}.linear_1"),
+                layer_norm(weights, f"{adapter}.norm", CONV_NORM_EPS),
+                linear(weights, f"{adapter}.linear_1"),
                 nn.ReLU(),
-                linear(reader, f"{adapter}.linear_2"),
+                linear(weights, f"{adapter}.linear_2"),
             )
 
     def forward(self, x: torch.Tensor, rows: Rows) -> torch.Tensor:
@@ -96,17 +102,17 @@ class _Layer(nn.Module):
 class Encoder(nn.Module):
     """Everything of a checkpoint up to its head. The weights are the checkpoint's own."""
 
-    def __init__(self, reader: Reader, shape: Shape) -> None:
+    def __init__(self, weights: Weights, shape: Shape) -> None:
         super().__init__()
         base, projection = "wav2vec2.encoder", "wav2vec2.feature_projection"
         self._is_stable = shape.is_stable
-        self._features = FeatureEncoder(reader, shape)
-        self._feature_norm = layer_norm(reader, f"{projection}.layer_norm", shape.layer_norm_eps)
-        self._projection = linear(reader, f"{projection}.projection")
-        self._positions = PositionalConv(reader, shape)
-        self._norm = layer_norm(reader, f"{base}.layer_norm", shape.layer_norm_eps)
+        self._features = FeatureEncoder(weights, shape)
+        self._feature_norm = layer_norm(weights, f"{projection}.layer_norm", shape.layer_norm_eps)
+        self._projection = linear(weights, f"{projection}.projection")
+        self._positions = PositionalConv(weights, shape)
+        self._norm = layer_norm(weights, f"{base}.layer_norm", shape.layer_norm_eps)
         self._layers = nn.ModuleList(
-            _Layer(reader, shape, f"{base}.layers.{index}") for index in range(shape.num_layers)
+            _Layer(weights, shape, f"{base}.layers.{index}") for index in range(shape.num_layers)
         )
 
     def forward(self, waveform: torch.Tensor, rows: Rows) -> torch.Tensor:
@@ -138,7 +144,5 @@ def load_encoder(directory: Path) -> tuple[Encoder, nn.Linear]:
         JobError: The weights do not fit the config.
     """
     shape = read_shape(directory)
-    reader = Reader(read_weights(directory), directory)
-    encoder, head = Encoder(reader, shape), linear(reader, "lm_head")
-    reader.check_empty()
-    return encoder.eval(), head
+    weights = read_weights(directory, shape)
+    return Encoder(weights, shape).eval(), linear(weights, "lm_head")

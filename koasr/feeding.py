@@ -3,6 +3,8 @@
 import math
 from dataclasses import astuple, dataclass
 
+_TELLING_S = 5.0
+"""The model must have worked so long for a ratio to it to say anything."""
 BUSY = 0.9
 """From this share of its time on the model is what bounds a run."""
 
@@ -77,6 +79,8 @@ class Feeding:
         if self.bound_by in ("GPU", "CPU"):
             return f"more {self.bound_by}s would shorten it; audio arrives fast enough"
         if self.bound_by == "load":
-            cores = math.ceil(self.times.load_s / max(self.times.model_s, 1e-3) * self.num_actors)
+            if self.times.model_s < _TELLING_S:
+                return "most of the time went into decoding: more CPUs would shorten it"
+            cores = math.ceil(self.times.load_s / self.times.model_s * self.num_actors)
             return f"loading wants about {cores} CPUs to keep every {name} busy: add some"
         return "reading is slower than decoding: bring the store nearer, or read on more nodes"

@@ -6,15 +6,8 @@ from typing import Any
 from koasr.errors import JobError
 from koasr.model_files import EXTRACTOR_FILES, ModelFolder
 from koasr.rows import SAMPLE_RATE
+from koasr.shape import DEFAULTS
 from koasr.tokens import TOKENIZER_FILES, HeadTokens, read_head_tokens
-
-CONFIG_DEFAULTS: Mapping[str, Any] = {
-    "vocab_size": 32,
-    "feat_extract_norm": "group",
-    "conv_kernel": (10, 3, 3, 3, 3, 2, 2),
-    "conv_stride": (5, 2, 2, 2, 2, 2, 2),
-}
-"""What transformers' Wav2Vec2Config takes where config.json is silent."""
 
 
 def read_config(folder: ModelFolder) -> dict[str, Any]:
@@ -38,7 +31,7 @@ def read_config(folder: ModelFolder) -> dict[str, Any]:
     if config.get("add_adapter") or "adapter_config.json" in folder.sizes:
         raise JobError(f"{model}: has adapter layers on top: merge them into the model first")
     kernels, strides = (layers(config, name, model) for name in ("conv_kernel", "conv_stride"))
-    norm = config.get("feat_extract_norm", CONFIG_DEFAULTS["feat_extract_norm"])
+    norm = config.get("feat_extract_norm", DEFAULTS["feat_extract_norm"])
     if norm not in ("layer", "group"):
         raise JobError(f"{model}: feat_extract_norm {norm!r} in config.json: unknown norm")
     if len(kernels) != len(strides):
@@ -47,7 +40,7 @@ def read_config(folder: ModelFolder) -> dict[str, Any]:
 
 
 def layers(config: Mapping[str, Any], name: str, model: str) -> tuple[int, ...]:
-    values = config.get(name, CONFIG_DEFAULTS[name])
+    values = config.get(name, DEFAULTS[name])
     is_list = isinstance(values, (list, tuple)) and len(values) > 0
     if not is_list or not all(isinstance(value, int) and value > 0 for value in values):
         raise JobError(f"{model}: {name} in config.json is {values!r}: wanted positive numbers")
@@ -125,7 +118,7 @@ def read_head(
     if len(shapes.get("lm_head.weight", ())) != 2:
         raise JobError(f"{model}: no lm_head in the weights: not trained for CTC, fine-tune first")
     num_rows = shapes["lm_head.weight"][0]
-    vocab_size = config.get("vocab_size", CONFIG_DEFAULTS["vocab_size"])
+    vocab_size = config.get("vocab_size", DEFAULTS["vocab_size"])
     if vocab_size != num_rows:
         raise JobError(
             f"{model}: vocab_size is {vocab_size} in config.json but the head has {num_rows} rows: "

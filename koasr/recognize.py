@@ -1,7 +1,7 @@
 """A pack's segments → best paths, in micro-batches of so many seconds."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,17 +52,20 @@ def plan_micro_batches(lengths: Sequence[int], batch_samples: int) -> Iterator[l
         yield batch
 
 
-def _log_probs(model: AcousticModel, batch: list[Samples]) -> list[torch.Tensor]:
-    """The forward pass; a micro-batch that runs out of memory is halved and tried again."""
+_Forward = Callable[[Sequence[Samples]], list[torch.Tensor]]
+
+
+def _halving(forward: _Forward, batch: list[Samples]) -> list[torch.Tensor]:
+    """A forward pass; a micro-batch that runs out of memory is halved and tried again."""
     try:
-        return model.log_probs(batch)
+        return forward(batch)
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             raise
         torch.cuda.empty_cache()
         logger.warning("out of memory with %d rows: halving the micro-batch", len(batch))
     half = len(batch) // 2
-    return _log_probs(model, batch[:half]) + _log_probs(model, batch[half:])
+    return _halving(forward, batch[:half]) + _halving(forward, batch[half:])
 
 
 def _finite(rows: Sequence[torch.Tensor]) -> list[bool]:
@@ -102,7 +105,12 @@ class _Pack:
         if not all(is_finite) and self._model.dtype != torch.float32:
             self.num_float32_retries += 1
             logger.warning("not finite in %s: this micro-batch in float32", self._model.dtype)
-            rows = self._model.log_probs_in_float32(self.samples_of(batch))
+            rows = _halving(self._model.log_probs_in_float32, self.samples_of(batch))
+            is_finite = _finite(rows)
+        if not all(is_finite) and len(batch) > 1:
+            # Zeros times infinity: where rows share a product, one spoils its neighbours.
+            forward = self._model.log_probs_in_float32
+            rows = [row for samples in self.samples_of(batch) for row in forward([samples])]
             is_finite = _finite(rows)
         for i, row, fine in zip(batch, rows, is_finite, strict=True):
             window, segment = self.parts[i].window, self.parts[i].segment
@@ -153,7 +161,7 @@ def recognize_batches(
     for batch in [*plan_micro_batches(lengths, int(batch_seconds * SAMPLE_RATE)), []]:
         in_hand = pack.segments_of([*before[0], *batch])
         yield Step(in_hand, {}, pack.num_float32_retries)
-        rows = _log_probs(model, pack.samples_of(batch)) if batch else []
+        rows = _halving(model.log_probs, pack.samples_of(batch)) if batch else []
         event = model.mark()
         if before[0]:
             with model.beside(before[2]):

@@ -148,7 +148,12 @@ def _execute(
                 progress.add_pack(event.audio_s, event.size_bytes, event.num_rejects)
                 num_retries += event.num_float32_retries
                 times += event.times
-                start_s = start_s or time.monotonic() - started_s - event.times.model_s
+                if not start_s:
+                    # Reading and loading it belongs to the feeding, however early it was.
+                    first = event.times
+                    own_s = first.model_s + first.read_s + first.load_s
+                    start_s = max(time.monotonic() - started_s - own_s, 0.0)
+                    times += Times(wait_s=first.read_s + first.load_s)
             else:
                 progress.add_shards(1)
     summary = summarize(
@@ -164,7 +169,10 @@ def _execute(
         wall_s=time.monotonic() - started_s,
         num_gone=len(ledger.gone),
         float32_retries=num_retries,
-        feeding=Feeding(times, start_s, compute.num_actors, compute.device),
+        # A session that only commits what was staged has fed nothing.
+        feeding=Feeding(times, start_s, compute.num_actors, compute.device)
+        if times.model_s
+        else None,
     )
     document = json.dumps(summary.to_json(), indent=2, ensure_ascii=False)
     with job_errors(run.output):

@@ -26,11 +26,10 @@ from checkpoints import (
     write_json,
 )
 from hub import COMMIT, run_hub
-from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2ForCTC
+from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2ForCTC
 
 from koasr.checkpoint import open_checkpoint, stage_checkpoint
 from koasr.errors import JobError
-from koasr.model_description import CONFIG_DEFAULTS
 from koasr.model_files import ModelFolder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,11 +96,6 @@ def test_frames_follow_from_kernels_and_strides(
     with torch.inference_mode():
         logits = network(torch.zeros(1, field + 7 * hop)).logits
     assert logits.shape[1] == checkpoint.num_frames(field + 7 * hop) == 8
-
-
-def test_defaults_are_those_of_transformers() -> None:
-    config = Wav2Vec2Config()
-    assert {name: getattr(config, name) for name in CONFIG_DEFAULTS} == CONFIG_DEFAULTS
 
 
 def test_jamo_keep_their_form(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from koasr.checkpoint import open_checkpoint
 from koasr.errors import JobError
 from koasr.model import AcousticModel, offset_and_scale
 from koasr.options import FloatType
-from koasr.weights import _DEFAULTS
+from koasr.shape import DEFAULTS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
@@ -34,6 +34,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
         directory, hidden_act="relu", feat_extract_activation="silu"
     ),
     "tanh": lambda directory: tiny(directory, hidden_act="gelu_new"),
+    "a function of transformers": lambda directory: tiny(directory, hidden_act="hardswish"),
     "odd kernel": lambda directory: tiny(
         directory, num_conv_pos_embeddings=15, do_stable_layer_norm=False
     ),
@@ -111,7 +112,7 @@ def test_what_shares_a_micro_batch_changes_nothing_but_rounding(tmp_path: Path) 
 
 def test_defaults_are_those_of_transformers() -> None:
     config = Wav2Vec2Config()
-    assert {name: getattr(config, name) for name in _DEFAULTS} == dict(_DEFAULTS)
+    assert {name: getattr(config, name) for name in DEFAULTS} == dict(DEFAULTS)
 
 
 def change(directory: Path, edit: Callable[[dict[str, torch.Tensor]], Any]) -> None:
@@ -120,23 +121,38 @@ def change(directory: Path, edit: Callable[[dict[str, torch.Tensor]], Any]) -> N
     save_file(weights, directory / "model.safetensors")
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+_QUERY = "wav2vec2.encoder.layers.1.attention.q_proj.bias"
+MISFITS: dict[str, tuple[dict[str, Any], dict[str, torch.Tensor | None], str]] = {
+    "missing": ({}, {_QUERY: None}, "q_proj.bias: found none, wanted \\(32,\\)"),
+    "left over": ({}, {"odd": torch.ones(1)}, "odd: found \\(1,\\), wanted none"),
+    "short": ({}, {_QUERY: torch.zeros(31)}, "found \\(31,\\), wanted \\(32,\\)"),
+    "broadcast": ({}, {"lm_head.bias": torch.zeros(1)}, "lm_head.bias: found \\(1,\\)"),
+    "kernel": ({"conv_kernel": [8, 3, 3, 3, 3, 2, 2]}, {}, "conv.weight: found"),
+    "size": ({"hidden_size": 48}, {}, "found"),
+    "layers": ({"num_hidden_layers": 1}, {}, "layers.1"),
+    "heads": ({"num_attention_heads": 5}, {}, "num_attention_heads is 5, hidden_size 32"),
+    "groups": ({"num_conv_pos_embedding_groups": 3}, {}, "embedding_groups is 3"),
+    "no eps": ({"layer_norm_eps": None}, {}, "layer_norm_eps is None"),
+    "a list": ({"hidden_act": ["gelu"]}, {}, "hidden_act is"),
+    "unknown function": ({"hidden_act": "snake"}, {}, "'snake' in config.json is not known"),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_a_config_and_weights_that_do_not_fit_are_refused(misfit: str, tmp_path: Path) -> None:
     directory = tiny(tmp_path / "model")
     checkpoint = open_checkpoint(str(directory))
-    name = "wav2vec2.encoder.layers.1.attention.q_proj.bias"
-    change(directory, lambda weights: weights.pop(name))
-    with pytest.raises(JobError, match=f"do not fit their config: {name} is missing"):
-        AcousticModel(checkpoint, directory)
-    change(directory, lambda weights: weights.update({name: torch.zeros(32), "odd": torch.ones(1)}))
-    with pytest.raises(JobError, match="1 are left over, such as odd"):
-        AcousticModel(checkpoint, directory)
+    fields, changed, message = MISFITS[misfit]
+    edit_json(directory / "config.json", **fields)
 
+    def edit(weights: dict[str, torch.Tensor]) -> None:
+        for name, weight in changed.items():
+            weights.pop(name, None)
+            weights.update({} if weight is None else {name: weight})
 
-def test_an_unknown_activation_is_named(tmp_path: Path) -> None:
-    directory = tiny(tmp_path / "model")
-    edit_json(directory / "config.json", hidden_act="snake")
-    with pytest.raises(JobError, match="'snake' in config"):
-        AcousticModel(open_checkpoint(str(directory)), directory)
+    change(directory, edit)
+    with pytest.raises(JobError, match=message):
+        AcousticModel(checkpoint, directory)
 
 
 def test_old_names_of_a_folded_weight_are_read(tmp_path: Path) -> None:

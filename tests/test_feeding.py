@@ -17,6 +17,8 @@ def feeding(times: Times, start_s: float = 5.0, device: str = "cuda", actors: in
         # 400 s of loading for 50 s of model on two GPUs: 16 CPUs.
         (Times(5, 400, 0, 50, 50), "cuda", "load", "about 16 CPUs to keep every GPU busy"),
         (Times(300, 20, 0, 50, 50), "cuda", "storage", "nearer"),
+        # Nearly all rejects: no number of CPUs can be told from that.
+        (Times(1, 30, 0, 60, 0.002), "cuda", "load", "went into decoding"),
         (Times(0.1, 0.2, 0, 0, 4), "cuda", "start-up", "5 s passed before the first pack"),
     ],
 )

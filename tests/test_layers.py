@@ -37,6 +37,7 @@ FLOW = [
     "pack_rows",
     "tokens",
     "model_files",
+    "shape",
     "model_description",
     "checkpoint",
     "weights",

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,6 +179,48 @@ def test_what_is_not_finite_in_half_precision_runs_again_in_float32(
     assert all(path is not None for path in found.values())
     assert half.dtype == torch.bfloat16
     assert next(half._body.parameters()).dtype == torch.bfloat16
+
+
+def test_a_segment_that_is_not_finite_does_not_spoil_its_neighbours(
+    waveforms: list[NDArray[np.int16]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = AcousticModel(open_checkpoint(str(MODEL)), MODEL)
+    lay_out = model._lay_out
+    bad = waveforms[1]
+
+    def spoiled(batch: list[NDArray[np.int16]]) -> Any:
+        waveform, rows = lay_out(batch)
+        for start, samples in zip(rows.starts, batch, strict=True):
+            if np.shares_memory(samples, bad):
+                waveform[start * rows.samples_per_frame + 4_000] = torch.nan
+        return waveform, rows
+
+    monkeypatch.setattr(model, "_lay_out", spoiled)
+    together = model.log_probs(waveforms[:3])
+    # A product of the positional convolution holds frames of all three.
+    assert not all(bool(row.isfinite().all()) for row in (together[0], together[2]))
+    paths = recognize(model, waveforms[:3], batch_seconds=60)
+    assert [path is None for path in paths] == [False, True, False]
+
+
+def test_a_float32_retry_that_runs_out_of_memory_is_halved(
+    waveforms: list[NDArray[np.int16]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = AcousticModel(open_checkpoint(str(MODEL)), MODEL, precision="bfloat16")
+    forward, retried = half.log_probs, half.log_probs_in_float32
+
+    def overflowing(batch: list[NDArray[np.int16]]) -> list[torch.Tensor]:
+        rows = forward(batch)
+        return [row * float("nan") for row in rows] if half.dtype == torch.bfloat16 else rows
+
+    def small(batch: list[NDArray[np.int16]]) -> list[torch.Tensor]:
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError
+        return retried(batch)
+
+    monkeypatch.setattr(half, "log_probs", overflowing)
+    monkeypatch.setattr(half, "log_probs_in_float32", small)
+    assert all(path is not None for path in recognize(half, waveforms[:5], batch_seconds=60))
 
 
 def test_micro_batches_keep_to_their_budget_and_lose_nothing() -> None:
