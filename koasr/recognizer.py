@@ -25,6 +25,7 @@ Outcome = BestPath | Reason
 
 MAX_CRASHES_IN_A_ROW = 3
 _LOAD_ATTEMPTS = 3
+_MAX_MESSAGE = 200
 _SILENCE_S = 3600.0
 """No micro-batch takes that long; a 1B model on one CPU core needs minutes."""
 
@@ -207,7 +208,8 @@ class _Server:
             message = "the device has too little memory for one segment: use one with more"
             pipe.send_bytes(json.dumps({"job_error": message}).encode())
         except Exception as error:
-            pipe.send_bytes(json.dumps({"error": type(error).__name__}).encode())
+            found = " ".join(f"{type(error).__name__}: {error}".split())[:_MAX_MESSAGE]
+            pipe.send_bytes(json.dumps({"error": found}).encode())
 
     def _set_up(self, request: bytes) -> None:
         import torch
