@@ -1,6 +1,7 @@
 """Where the seconds of a run went, and so what held it back."""
 
 import math
+import time
 from dataclasses import astuple, dataclass
 
 _TELLING_S = 5.0
@@ -84,3 +85,32 @@ class Feeding:
             cores = math.ceil(self.times.load_s / self.times.model_s * self.num_actors)
             return f"loading wants about {cores} CPUs to keep every {name} busy: add some"
         return "reading is slower than decoding: bring the store nearer, or read on more nodes"
+
+
+class Meter:
+    """Adds up the times of packs as they are done.
+
+    Args:
+        started_s: When the session began, on the monotonic clock.
+    """
+
+    def __init__(self, started_s: float) -> None:
+        self._started_s = started_s
+        self._times = Times()
+        self._start_s: float | None = None
+
+    def add(self, times: Times) -> None:
+        """Count a pack that was done just now."""
+        if self._start_s is None:
+            # To read and load the first belongs to the feeding, however early it was.
+            fed_s = times.read_s + times.load_s
+            done_s = time.monotonic() - self._started_s
+            self._start_s = max(done_s - times.model_s - fed_s, 0.0)
+            times += Times(wait_s=fed_s)
+        self._times += times
+
+    def read(self, num_actors: int, device: str) -> Feeding | None:
+        """How the actors were fed; None in a session that only committed what was staged."""
+        if self._start_s is None:
+            return None
+        return Feeding(self._times, self._start_s, num_actors, device)

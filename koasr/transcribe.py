@@ -15,7 +15,7 @@ from rich.console import Console
 from koasr import segments
 from koasr.checkpoint import Checkpoint, open_checkpoint
 from koasr.errors import JobError
-from koasr.feeding import Feeding, Times
+from koasr.feeding import Meter
 from koasr.inventory import open_output
 from koasr.lease import Lease
 from koasr.ledger import open_ledger
@@ -138,7 +138,7 @@ def _execute(
     )
     samples_per_frame = job_.checkpoint.samples_per_frame
     work = Work(samples_per_frame, job_.options.pack_seconds, job_.limits)
-    num_retries, times, start_s = 0, Times(), 0.0
+    num_retries, meter = 0, Meter(started_s)
     total_bytes = sum(shard.size_bytes for shard in ledger.left.values())
     watch = job.watch_gpus(job_.options.wait_for_gpu) if job_.device == "cuda" else nullcontext()
     with watch, RunProgress(job_.console, total_bytes, len(plan)) as progress:
@@ -147,13 +147,7 @@ def _execute(
             if isinstance(event, Receipt):
                 progress.add_pack(event.audio_s, event.size_bytes, event.num_rejects)
                 num_retries += event.num_float32_retries
-                times += event.times
-                if not start_s:
-                    # Reading and loading it belongs to the feeding, however early it was.
-                    first = event.times
-                    own_s = first.model_s + first.read_s + first.load_s
-                    start_s = max(time.monotonic() - started_s - own_s, 0.0)
-                    times += Times(wait_s=first.read_s + first.load_s)
+                meter.add(event.times)
             else:
                 progress.add_shards(1)
     summary = summarize(
@@ -169,10 +163,7 @@ def _execute(
         wall_s=time.monotonic() - started_s,
         num_gone=len(ledger.gone),
         float32_retries=num_retries,
-        # A session that only commits what was staged has fed nothing.
-        feeding=Feeding(times, start_s, compute.num_actors, compute.device)
-        if times.model_s
-        else None,
+        feeding=meter.read(compute.num_actors, compute.device),
     )
     document = json.dumps(summary.to_json(), indent=2, ensure_ascii=False)
     with job_errors(run.output):

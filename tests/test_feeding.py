@@ -2,7 +2,7 @@
 
 import pytest
 
-from koasr.feeding import Feeding, Times
+from koasr.feeding import Feeding, Meter, Times
 
 
 def feeding(times: Times, start_s: float = 5.0, device: str = "cuda", actors: int = 2) -> Feeding:
@@ -43,3 +43,19 @@ def test_a_run_without_packs_divides_by_nothing() -> None:
 
 def test_times_add_up() -> None:
     assert Times(1, 2, 3, 4, 5) + Times(10, 20, 30, 40, 50) == Times(11, 22, 33, 44, 55)
+
+
+def test_the_first_packs_reading_is_feeding_and_not_start_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    meter = Meter(started_s=100.0)
+    assert meter.read(1, "cuda") is None
+    # A slow store: Ray took 10 s, reading 400, the model 10.
+    monkeypatch.setattr("koasr.feeding.time.monotonic", lambda: 520.0)
+    meter.add(Times(read_s=400.0, model_s=10.0))
+    meter.add(Times(read_s=380.0, wait_s=370.0, model_s=10.0))
+    found = meter.read(1, "cuda")
+    assert found is not None
+    assert found.start_s == pytest.approx(10.0)
+    assert found.bound_by == "storage"
+    assert found.busy_share == pytest.approx(20 / 790)
