@@ -10,6 +10,7 @@ from hostile.parquet_cases import parquet, rows
 
 from koasr.errors import TransientError
 from koasr.limits import Limits
+from koasr.parquets import read_parquet
 from koasr.readers import read_recordings
 from koasr.rows import Recording, Reject, Shard
 from koasr.sources import list_shards
@@ -97,8 +98,9 @@ def test_a_failing_store_is_no_reject(tmp_path: Path) -> None:
     # Its first byte cannot be read: EIO, as from a disk that fails.
     (tmp_path / "a.parquet").symlink_to("/proc/self/mem")
     (shard,) = list_shards([str(tmp_path)])
+    # Not by way of its version: the kernel forgets a file's time in /proc when it wants the memory.
     with pytest.raises(TransientError):
-        list(read_recordings(shard))
+        list(read_parquet(shard, Limits()))
 
 
 def test_the_child_is_kept_for_the_next_shard(tmp_path: Path) -> None:
