@@ -62,6 +62,7 @@ FLOW = [
     "planning",
     "lease",
     "inventory",
+    "reading",
     "retry",
     "feeding",
     "stages",

@@ -1,0 +1,72 @@
+"""An output, or Parquet files of its schema → its transcripts as one table."""
+
+import io
+from collections.abc import Sequence
+from functools import partial
+
+import pyarrow as pa
+
+from koasr.errors import JobError
+from koasr.runs import list_committed, open_parquet, read_sound
+from koasr.storage import absolute, check_reachable, job_errors, list_files, read_bytes
+from koasr.threads import concurrently
+from koasr.transcripts import TRANSCRIPTS
+
+_PLAIN = {field.name: field.type for field in TRANSCRIPTS if not pa.types.is_nested(field.type)}
+"""Columns that another writer may have given a wider type: large strings, 64-bit floats."""
+
+
+def read_transcripts(output: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Every transcript of an output, in the order of its objects' names and of the rows in them.
+
+    Args:
+        output: Folder or URI of an output; or a Parquet file, a folder or a pattern of some.
+        columns: What to read, in this order; all if not given.
+
+    Returns:
+        Columns as `TRANSCRIPTS` declares them, those that a newer koasr added as they are.
+
+    Raises:
+        JobError: Nothing is there, it cannot be read, is damaged, or lacks a column.
+    """
+    check_reachable(output)
+    with job_errors(output):
+        uris = list_transcripts(absolute(output))
+        read = partial(_read_columns, columns=columns)
+        tables = concurrently(read, uris, "objects with transcripts read")
+    # Objects of an older schema version lack fields of `evidence`: there they are null.
+    return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
+
+
+def list_transcripts(output: str) -> list[str]:
+    """URIs of the objects that hold transcripts, in order; of a shard committed twice the first.
+
+    Raises:
+        JobError: There is none.
+    """
+    uris = sorted(list_committed(output).values())
+    if not uris:
+        files = list_files(output, expand=True)
+        uris = [file.uri for file in files if file.uri.endswith(".parquet")]
+    if not uris:
+        raise JobError(
+            f"{output} holds no transcripts: wanted an output of koasr transcribe, or Parquet files"
+        )
+    return uris
+
+
+def _read_columns(uri: str, columns: Sequence[str] | None) -> pa.Table:
+    def read() -> pa.Table:
+        file = open_parquet(io.BytesIO(read_bytes(uri)))
+        names = file.schema_arrow.names if columns is None else list(columns)
+        missing = [name for name in names if name not in file.schema_arrow.names]
+        if missing:
+            wanted = f"wanted a file of transcripts with {', '.join(missing)}"
+            raise JobError(f"{uri} has {', '.join(file.schema_arrow.names)[:200]}; {wanted}")
+        table = file.read(names).select(names)
+        for name in _PLAIN.keys() & set(names):
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, name, table[name].cast(_PLAIN[name]))
+        return table
+
+    return read_sound(uri, read)
