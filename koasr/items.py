@@ -9,7 +9,7 @@ from koasr.rows import Recording, Reject, Shard, recording_id, short_hash
 
 Item = Recording | Reject
 
-_REFERENCE_KEYS = ("text", "sentence", "transcript", "transcription", "reference")
+REFERENCE_KEYS = ("text", "sentence", "transcript", "transcription", "reference")
 _MAX_ID_BYTES = 1_024
 _MAX_REFERENCE_CHARS = 1 << 20
 _MAX_METADATA_CHARS = 1 << 16
@@ -94,7 +94,7 @@ def split_columns(columns: dict[str, Any]) -> tuple[str | None, dict[str, str]]:
         >>> split_columns({"text": "안녕", "speaker": 3, "path": None})
         ('안녕', {'speaker': '3'})
     """
-    key = next((k for k in _REFERENCE_KEYS if isinstance(columns.get(k), str)), None)
+    key = next((k for k in REFERENCE_KEYS if isinstance(columns.get(k), str)), None)
     reference = storable(columns[key]) if key else None
     metadata: dict[str, str] = {}
     if reference is not None and len(reference) > _MAX_REFERENCE_CHARS:

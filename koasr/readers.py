@@ -129,7 +129,7 @@ def _cut(shard: Shard, key: str, audio: bytes, uri: str, entry: dict[str, Any]) 
     )
 
 
-def _references(uri: str) -> dict[str, str]:
+def read_reference_file(uri: str) -> dict[str, str]:
     """The lines of a `*.trans.txt` by the names they start with; any other text by ""."""
     text = storable(decode_text(read_at_most(uri, _MAX_REFERENCE_FILE_BYTES)))
     if not uri.endswith(".trans.txt"):
@@ -163,7 +163,7 @@ def _read_files(shard: Shard, limits: Limits) -> Iterator[Item]:
 
 def _held_references(file: StoredFile) -> dict[str, str]:
     try:
-        return _references(file.reference_uri) if file.reference_uri else {}
+        return read_reference_file(file.reference_uri) if file.reference_uri else {}
     except (FileNotFoundError, PermissionError) as error:
         message = f"its reference {file.reference_uri}: {type(error).__name__}"
         raise RecordingError("unreadable", message) from error

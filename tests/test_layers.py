@@ -64,6 +64,7 @@ FLOW = [
     "inventory",
     "reading",
     "normalize",
+    "reference_files",
     "references",
     "scoring",
     "retry",
