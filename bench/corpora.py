@@ -17,21 +17,22 @@ from koasr.sources import list_shards
 
 ROOT = Path(__file__).parent.parent
 SPEECH = ROOT / "examples" / "speech"
+CLEAN = [SPEECH / name for name in ("webdataset", "parquet", "zeroth", "folder")]
 MODEL = ROOT / "examples" / "model"
 
 Samples = NDArray[np.int16]
 
 
-def speech() -> Samples:
-    """The bundled clean recordings in a row, mono at 16 kHz: about three minutes."""
-    folders = [str(SPEECH / name) for name in ("webdataset", "parquet", "zeroth", "folder")]
-    items = (item for shard in list_shards(folders) for item in read_recordings(shard))
+def load_speech(folders: Sequence[Path] = CLEAN) -> Samples:
+    """The recordings of these folders in a row, mono at 16 kHz. Bundled: about three minutes."""
+    shards = list_shards([str(folder) for folder in folders])
+    items = (item for shard in shards for item in read_recordings(shard))
     return np.concatenate([load_waveform(i).samples for i in items if isinstance(i, Recording)])
 
 
 def cut(durations_s: Sequence[float]) -> list[Samples]:
     """Stretches of speech of these lengths, each from where the last one ended, round and round."""
-    whole = speech()
+    whole = load_speech()
     found, start = [], 0
     for duration_s in durations_s:
         count = int(duration_s * SAMPLE_RATE)

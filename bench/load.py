@@ -16,6 +16,7 @@ import cyclopts
 import numpy as np
 import soundfile
 import soxr
+from corpora import ROOT, SPEECH, load_speech
 from figures import Figure, figure
 from numpy.typing import NDArray
 from rich.console import Console
@@ -24,12 +25,9 @@ from rich.table import Table
 from koasr.audio import load_waveform, stream_audio
 from koasr.decoder import Decoder
 from koasr.packs import Decode
-from koasr.readers import read_recordings
 from koasr.rows import SAMPLE_RATE, Recording
-from koasr.sources import list_shards
 
-ROOT = Path(__file__).parent.parent
-SPEECH = ROOT / "examples" / "speech" / "webdataset"
+FOLDER = SPEECH / "webdataset"
 
 
 @dataclass
@@ -38,12 +36,6 @@ class Seconds:
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
-
-
-def load_speech(folder: Path) -> NDArray[np.int16]:
-    """All recordings of the folder in a row, mono at 16 kHz."""
-    items = (item for shard in list_shards([str(folder)]) for item in read_recordings(shard))
-    return np.concatenate([load_waveform(i).samples for i in items if isinstance(i, Recording)])
 
 
 def encode(speech: NDArray[np.int16], *, seconds: int, rate: int, kind: str) -> list[Recording]:
@@ -119,7 +111,7 @@ def corpora(samples: NDArray[np.int16]) -> dict[str, list[Recording]]:
 def loading(rounds: int, round_s: float = 0.5) -> list[Figure]:
     """Seconds of audio a second of one core: soundfile and soxr alone, and koasr's loading."""
     decoder, found = Decoder(), []
-    for corpus, recordings in corpora(load_speech(SPEECH)[: 150 * SAMPLE_RATE]).items():
+    for corpus, recordings in corpora(load_speech([FOLDER])[: 150 * SAMPLE_RATE]).items():
         audio_s = sum(len(load_waveform(r).samples) for r in recordings) / SAMPLE_RATE
         taken = compare(recordings, decoder, rounds, round_s)
         ratios = [a / b for a, b in zip(taken["alone"].cpu, taken["child"].cpu, strict=True)]
@@ -151,7 +143,7 @@ def respawn_s(recording: Recording, decoder: Decoder, rounds: int) -> list[float
 
 def load(
     *,
-    speech: Path = SPEECH,
+    speech: Path = FOLDER,
     rounds: int = 9,
     round_s: float = 1.0,
     out: Path = ROOT / "runs" / "bench" / "load.json",
@@ -164,7 +156,7 @@ def load(
         round_s: Seconds of a round.
         out: Where the JSON goes.
     """
-    samples = load_speech(speech)[: 150 * SAMPLE_RATE]
+    samples = load_speech([speech])[: 150 * SAMPLE_RATE]
     kinds = corpora(samples)
     decoder = Decoder()
     table = Table("recordings", "", "µs of wall a second", "µs of CPU a second", title="loading")
