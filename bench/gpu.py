@@ -8,7 +8,6 @@ Needs torch and transformers beside the wheels, and no network. `--shape tiny --
 same way anywhere, to see that it would run.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -26,7 +25,7 @@ import torch
 from corpora import Samples, cut, log_normal, write_tars
 from figures import Figure, figure, show, take_turns
 from forward import pipelines
-from job import KOASR, run, summary_of
+from job import KOASR, read_summary, run
 from shapes import write_identity, write_xlsr_1b
 
 from koasr.checkpoint import open_checkpoint
@@ -115,19 +114,19 @@ def _job(model: Path, device: str, folder: Path, hours: float) -> list[Figure]:
     output = folder / "out"
     options = ["--model", str(model), "--device", device]
     wall_s, _ = run([*KOASR, str(folder / "tars"), "--output", str(output), *options])
-    times = summary_of(output)
-    (path,) = output.glob("_koasr/runs/*/summary.json")
-    document = json.loads(path.read_text())
-    audio_s, section = document["audio_s"], f"job, {hours:g} h of FLAC, one actor"
+    summary = read_summary(output)
+    feeding, audio_s = summary["feeding"], summary["audio_s"]
+    own = {"start_s": feeding["start_s"], "wall_s": summary["wall_s"]}
+    times, section = feeding["times"] | own, f"job, {hours:g} h of FLAC, one actor"
     at_work_s = times["model_s"] + times["wait_s"]
-    busy = 100 * document["busy_share"]
+    busy = 100 * summary["busy_share"]
     return [
         figure(section, "start to end of the process", [audio_s / wall_s], "x"),
         figure(
             section, "once the first pack's turn came", [audio_s / at_work_s], "x", None, "≥ 4,000"
         ),
         figure(section, "GPU busy since its first pack", [busy], "%", wanted="≥ 95 %"),
-        figure(section, "packs ready", [document["queue_depth"]], ""),
+        figure(section, "packs ready", [summary["queue_depth"]], ""),
         *(figure(section, name, [seconds], "s") for name, seconds in times.items()),
     ]
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from corpora import MODEL, ROOT, cut, log_normal, write_tars
 from figures import Figure, figure
@@ -39,13 +40,11 @@ def run(command: list[str]) -> tuple[float, dict[str, float]]:
     return taken_s, peaks.megabytes
 
 
-def summary_of(output: Path) -> dict[str, float]:
-    """The times of the one run of an output, with its start_s and wall_s."""
+def read_summary(output: Path) -> dict[str, Any]:
+    """What the one run of an output counted and timed."""
     (path,) = output.glob("_koasr/runs/*/summary.json")
-    document = json.loads(path.read_text())
-    feeding = document["feeding"]
-    own = {"start_s": feeding["start_s"], "wall_s": document["wall_s"]}
-    return dict(feeding["times"]) | own
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
 
 
 def jobs(folder: Path, *, hours: float, rounds: int) -> list[Figure]:
@@ -91,14 +90,15 @@ def overhead(folder: Path, *, rounds: int) -> list[Figure]:
     for index in range(rounds):
         output = folder / f"one-{index}"
         total_s, _ = run_koasr(inputs, output)
-        times = summary_of(output)
+        summary = read_summary(output)
+        feeding, times = summary["feeding"], summary["feeding"]["times"]
         start_s = time.perf_counter()
         subprocess.run([sys.executable, "-c", "import torch"], check=True)
         import_s = time.perf_counter() - start_s
         for name, seconds in {
             "all": total_s,
-            "imports before, and Ray's end": total_s - times["wall_s"],
-            "Ray's start, its workers, actor, weights": times["start_s"],
+            "imports before, and Ray's end": total_s - summary["wall_s"],
+            "Ray's start, its workers, actor, weights": feeding["start_s"],
             "… of that to import torch": import_s,
             "reading and loading": times["read_s"] + times["load_s"],
             "the model": times["model_s"],
