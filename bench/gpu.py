@@ -24,7 +24,7 @@ import cyclopts
 import torch
 from corpora import Samples, cut, log_normal, write_tars
 from figures import Figure, figure, show, take_turns
-from forward import pipelines
+from forward import against_pipeline, pipelines
 from job import KOASR, read_summary, run
 from shapes import write_identity, write_xlsr_1b
 
@@ -167,10 +167,7 @@ def main(
         found += alone
         theirs = pipelines(model, waveforms, device, "float16")
         taken = take_turns(compared | theirs, rounds)
-        best = min(sum(seconds) for name, seconds in taken.items() if "pipeline" in name)
-        for name, seconds in taken.items():
-            speeds = [audio_s / second for second in seconds]
-            found.append(figure("with the text", name, speeds, "x", best / sum(seconds)))
+        found += against_pipeline("with the text", taken, audio_s)
         if device == "cuda":
             _profile(compared["koasr, with evidence"], out.with_suffix(".profile.txt"))
         compared.clear()
