@@ -10,7 +10,7 @@ from typing import Any
 
 from corpora import MODEL, ROOT, cut, log_normal, write_tars
 from figures import Figure, figure
-from peaks import Peaks
+from peaks import watch_peaks
 
 from koasr.rows import SAMPLE_RATE
 
@@ -32,12 +32,12 @@ def run(command: list[str]) -> tuple[float, dict[str, float]]:
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    with Peaks(process.pid) as peaks:
+    with watch_peaks(process.pid) as peaks:
         said, _ = process.communicate()
     taken_s = time.perf_counter() - start_s
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{said[-3000:]}")
-    return taken_s, peaks.megabytes
+    return taken_s, peaks
 
 
 def read_summary(output: Path) -> dict[str, Any]:
