@@ -67,7 +67,7 @@ def main(
     only: list[Section] | None = None,
     out: Path = ROOT / "runs" / "bench" / "bench.json",
 ) -> None:
-    """Run the benchmarks: ten minutes on 2 cores, three quarters of an hour in full.
+    """Run the benchmarks: ten minutes on 2 cores, longer in full.
 
     Args:
         full: More rounds, longer audio, and 100,000 recordings.

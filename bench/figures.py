@@ -49,18 +49,16 @@ def figure(
     return Figure(section, what, median, min(values), max(values), unit, ratio, wanted)
 
 
-def take_turns(
-    systems: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: bool = True
-) -> dict[str, list[float]]:
+def take_turns(systems: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each system in each round; the order rotates, a first round is not counted."""
     names = list(systems)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for index in range(rounds + warm_up):
+    for index in range(rounds + 1):
         turn = index % len(names)
         for name in names[turn:] + names[:turn]:
             start_s = time.perf_counter()
             systems[name]()
-            if index >= warm_up:
+            if index:
                 seconds[name].append(time.perf_counter() - start_s)
     return seconds
 
