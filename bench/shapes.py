@@ -6,7 +6,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from checkpoints import tiny
+from checkpoints import SEED_SIZE, tiny
 
 _BASE: dict[str, Any] = {
     "hidden_size": 768,
@@ -16,13 +16,6 @@ _BASE: dict[str, Any] = {
     "conv_dim": (512,) * 7,
     "num_conv_pos_embeddings": 128,
     "num_conv_pos_embedding_groups": 16,
-}
-_XLSR_1B = _BASE | {
-    "hidden_size": 1280,
-    "output_hidden_size": 1280,
-    "num_hidden_layers": 48,
-    "num_attention_heads": 16,
-    "intermediate_size": 5120,
 }
 _IDENTITY: dict[str, Any] = {
     "hidden_size": 16,
@@ -45,7 +38,7 @@ def write_base(directory: Path) -> Path:
 
 def write_xlsr_1b(directory: Path) -> Path:
     """XLS-R 1B, 964 million weights, with 1,207 tokens: the seed's shape."""
-    return tiny(directory, letters=SYLLABLES, **_XLSR_1B)
+    return tiny(directory, letters=SYLLABLES, **SEED_SIZE)
 
 
 def write_identity(directory: Path) -> Path:

@@ -24,7 +24,7 @@ _TINY: dict[str, Any] = {
     "do_stable_layer_norm": True,
     "conv_bias": True,
 }
-_SEED_SIZE: dict[str, Any] = {
+SEED_SIZE: dict[str, Any] = {
     "hidden_size": 1280,
     "output_hidden_size": 1280,
     "num_hidden_layers": 48,
@@ -177,7 +177,7 @@ def seed_2022(directory: Path, *, small: bool, num_rows: int = 1207) -> Path:
         "mask_time_prob": 0.05,
         "mask_feature_prob": 0.0,
         "add_adapter": False,
-    } | (_SEED_SIZE_SMALL if small else _SEED_SIZE)
+    } | (_SEED_SIZE_SMALL if small else SEED_SIZE)
     write_json(directory / "config.json", config)
     write_json(directory / "vocab.json", {token: row for row, token in enumerate(tokens)})
     write_json(directory / "added_tokens.json", {"<s>": 1205, "</s>": 1206})
