@@ -16,6 +16,16 @@ from koasr.shape import Shape
 _UNUSED = "wav2vec2.masked_spec_embed"
 """Only training masks frames, so it may be absent, and is not read."""
 
+_POS_CONV = "wav2vec2.encoder.pos_conv_embed.conv"
+_WEIGHT_NORM = (
+    (
+        f"{_POS_CONV}.parametrizations.weight.original0",
+        f"{_POS_CONV}.parametrizations.weight.original1",
+    ),
+    (f"{_POS_CONV}.weight_g", f"{_POS_CONV}.weight_v"),
+)
+"""Names of its length and direction, as transformers writes them now, and as it did before."""
+
 Weights = dict[str, torch.Tensor]
 Function = Callable[[torch.Tensor], torch.Tensor]
 
@@ -56,13 +66,11 @@ def read_weights(directory: Path, shape: Shape) -> Weights:
 
 def _fold_weight_norm(weights: Weights) -> None:
     """The positional convolution's weight, which training keeps as a length and a direction."""
-    base = "wav2vec2.encoder.pos_conv_embed.conv"
-    now, before = (f"{base}.parametrizations.weight.original{i}" for i in (0, 1)), ("g", "v")
-    for g_name, v_name in (tuple(now), tuple(f"{base}.weight_{letter}" for letter in before)):
+    for g_name, v_name in _WEIGHT_NORM:
         if g_name in weights and v_name in weights:
             g, v = weights.pop(g_name), weights.pop(v_name)
             # In float32, so before any cast: its norm is over 100,000 weights.
-            weights[f"{base}.weight"] = v * (g / v.norm(dim=(0, 1), keepdim=True))
+            weights[f"{_POS_CONV}.weight"] = v * (g / v.norm(dim=(0, 1), keepdim=True))
 
 
 def activation(name: str) -> Function:
