@@ -1,14 +1,15 @@
 """Speech of given lengths for the benchmarks, cut from the bundled recordings."""
 
-import io
-import tarfile
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
 import numpy as np
-import soundfile
 import soxr
 from numpy.typing import NDArray
+from sound import encode, write_tar
 
 from koasr.audio import load_waveform
 from koasr.readers import read_recordings
@@ -66,10 +67,13 @@ def write_tars(
     """WebDataset tars of these waveforms, as FLAC or MP3 of this sample rate."""
     folder.mkdir(parents=True, exist_ok=True)
     for first in range(0, len(waveforms), per_tar):
-        with tarfile.open(folder / f"{first:06}.tar", "w") as tar:
-            for index, samples in enumerate(waveforms[first : first + per_tar], first):
-                sink = io.BytesIO()
-                soundfile.write(sink, soxr.resample(samples, SAMPLE_RATE, rate), rate, format=kind)
-                info = tarfile.TarInfo(f"{index:06}.{kind.lower()}")
-                info.size = len(sink.getvalue())
-                tar.addfile(info, io.BytesIO(sink.getvalue()))
+        members = (
+            (f"{index:06}.{kind.lower()}", encode_at(samples, rate, kind))
+            for index, samples in enumerate(waveforms[first : first + per_tar], first)
+        )
+        write_tar(folder / f"{first:06}.tar", members)
+
+
+def encode_at(samples: Samples, rate: int, kind: str) -> bytes:
+    """A file of this kind and sample rate, of samples at 16 kHz."""
+    return encode(soxr.resample(samples, SAMPLE_RATE, rate), rate, kind)

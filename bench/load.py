@@ -16,7 +16,7 @@ import cyclopts
 import numpy as np
 import soundfile
 import soxr
-from corpora import ROOT, SPEECH, load_speech
+from corpora import ROOT, SPEECH, encode_at, load_speech
 from figures import Figure, figure
 from numpy.typing import NDArray
 from rich.console import Console
@@ -41,13 +41,10 @@ class Seconds:
 def encode(speech: NDArray[np.int16], *, seconds: int, rate: int, kind: str) -> list[Recording]:
     """The speech cut into files of this kind."""
     size = seconds * SAMPLE_RATE
-    found = []
-    for start in range(0, len(speech) - size + 1, size):
-        samples = speech[start : start + size]
-        sink = io.BytesIO()
-        soundfile.write(sink, soxr.resample(samples, SAMPLE_RATE, rate), rate, format=kind)
-        found.append(Recording(str(start), "", "", "", sink.getvalue()))
-    return found
+    starts = range(0, len(speech) - size + 1, size)
+    return [
+        Recording(str(n), "", "", "", encode_at(speech[n : n + size], rate, kind)) for n in starts
+    ]
 
 
 def cpu_s(pid: int | None) -> float:

@@ -1,14 +1,12 @@
 """Ten times the recordings: what the driver's memory and each 10,000 recordings cost."""
 
-import io
-import tarfile
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from figures import Figure, figure
 from job import run_koasr
 from shapes import write_identity
+from sound import encode, write_tar
 
 from koasr.rows import SAMPLE_RATE
 
@@ -20,16 +18,11 @@ def _write(folder: Path, count: int) -> None:
     """Tars of so many very short recordings."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    sink = io.BytesIO()
     noise = rng.normal(0, 3_000, int(_SECONDS * SAMPLE_RATE)).astype(np.int16)
-    soundfile.write(sink, noise, SAMPLE_RATE, format="WAV")
-    data = sink.getvalue()
+    audio = encode(noise, kind="WAV")
     for first in range(0, count, _PER_TAR):
-        with tarfile.open(folder / f"{first:07}.tar", "w") as tar:
-            for index in range(first, min(first + _PER_TAR, count)):
-                info = tarfile.TarInfo(f"{index:07}.wav")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
+        numbers = range(first, min(first + _PER_TAR, count))
+        write_tar(folder / f"{first:07}.tar", ((f"{number:07}.wav", audio) for number in numbers))
 
 
 def scaling(folder: Path, counts: list[int]) -> list[Figure]:

@@ -1,10 +1,8 @@
 """The corpus of the torture program: thousands of short recordings of every kind of source."""
 
-import io
 import itertools
 import json
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from sound import encode
+from sound import encode, write_tar
 
 SAMPLE_RATE_HZ = 16_000
 TAR_RECORDINGS = 600
@@ -44,14 +42,12 @@ def recording(number: int) -> tuple[str, bytes]:
 
 
 def _write_tar(path: Path, numbers: range) -> None:
-    with tarfile.open(path, "w") as tar:
-        for number in numbers:
-            name, audio = recording(number)
-            stem = name.partition(".")[0]
-            for member, data in ((name, audio), (f"{stem}.txt", _REFERENCE.encode())):
-                info = tarfile.TarInfo(member)
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
+    members = []
+    for number in numbers:
+        name, audio = recording(number)
+        stem = name.partition(".")[0]
+        members += [(name, audio), (f"{stem}.txt", _REFERENCE.encode())]
+    write_tar(path, members)
 
 
 def _write_parquet(path: Path, numbers: range) -> None:

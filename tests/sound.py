@@ -1,7 +1,10 @@
-"""Encoded audio made in memory, for tests."""
+"""Encoded audio for tests: made in memory, and written as tars."""
 
 import io
 import struct
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +47,15 @@ def wav(data: bytes, *, codec: int = 1, size: int | None = None, rate: int = 16_
         + struct.pack("<4sI", b"data", size)
         + data
     )
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
+    """Write a tar of these names and bytes."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
 
 
 def recording(audio: bytes, **changes: Any) -> Recording:

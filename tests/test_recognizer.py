@@ -12,8 +12,7 @@ import pytest
 from checkpoints import tiny
 from dying_recognizer import KILLS, KILLS_ONCE, RAISES
 from numpy.typing import NDArray
-from sound import encode, tone
-from test_sources import write_tar
+from sound import encode, tone, write_tar
 
 from koasr.checkpoint import open_checkpoint
 from koasr.ctc import BestPath

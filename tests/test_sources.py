@@ -1,6 +1,5 @@
 """Every layout of a corpus is told apart by what it is, and read recording by recording."""
 
-import io
 import json
 import math
 import shutil
@@ -11,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sound import encode, tone
+from sound import encode, tone, write_tar
 
 from koasr.audio import load_waveform
 from koasr.errors import JobError
@@ -23,14 +22,6 @@ from koasr.sources import group_files, list_inputs, list_shards
 
 SPEECH = Path(__file__).parent.parent / "examples" / "speech"
 FLAC = encode(tone(0.5))
-
-
-def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
 
 
 def read(folder: Path | str) -> list[Recording | Reject]:

@@ -14,8 +14,7 @@ import pyarrow.dataset as ds
 import pytest
 from checkpoints import tiny
 from rich.console import Console
-from sound import encode, tone
-from test_sources import write_tar
+from sound import encode, tone, write_tar
 
 from koasr import job
 from koasr.errors import JobError

@@ -19,8 +19,7 @@ import pytest
 import soundfile
 from checkpoints import seed_2022, tiny, tiny_group_norm
 from rich.console import Console
-from sound import encode, tone
-from test_sources import write_tar
+from sound import encode, tone, write_tar
 
 from koasr import job
 from koasr.audio import load_waveform
