@@ -21,7 +21,8 @@ from koasr.shape import DEFAULTS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
-from corpora import MODEL, cut, log_normal
+from corpora import MODEL, cut, log_normal, long_tail
+from forward import padding
 
 Samples = NDArray[np.int16]
 
@@ -168,6 +169,14 @@ def test_old_names_of_a_folded_weight_are_read(tmp_path: Path) -> None:
     change(directory, rename)
     after = AcousticModel(open_checkpoint(str(directory)), directory).log_probs(batch)[0]
     assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("draw", [log_normal, long_tail])
+def test_padding_between_rows_is_at_most_three_percent(
+    draw: Callable[[float], list[float]],
+) -> None:
+    found = padding(open_checkpoint(str(MODEL)), cut(draw(1200)), corpus=draw.__name__)
+    assert 0 < found.value <= 3
 
 
 def test_near_silence_is_not_raised_to_speech() -> None:
