@@ -13,7 +13,6 @@ from filelock import FileLock
 
 from koasr.errors import JobError
 from koasr.model_description import (
-    layers,
     read_config,
     read_extractor,
     read_head,
@@ -22,6 +21,7 @@ from koasr.model_description import (
 )
 from koasr.model_files import DESCRIPTION_FILES, INDEX, ModelFolder, download, find_model
 from koasr.rows import SAMPLE_RATE
+from koasr.shape import Shape, read_shape, refuse_misfit
 from koasr.tokens import refuse_nested
 
 
@@ -34,8 +34,7 @@ class Checkpoint:
         revision: Commit on the hub, also of what `koasr convert` read; "" if unknown.
         directory: Local directory or URI that holds the files.
         sha256: Checksum of every file the job loads, by name.
-        conv_kernel: Kernel of each layer of the feature encoder.
-        conv_stride: Stride of each layer. The first counts samples, the others steps.
+        shape: Of its network, which its weights fit.
         sample_rate_hz: Of the audio it was trained on.
         do_normalize: Whether it wants zero mean and unit variance.
         tokens: Token of each row of the head.
@@ -49,8 +48,7 @@ class Checkpoint:
     revision: str
     directory: str
     sha256: dict[str, str]
-    conv_kernel: tuple[int, ...]
-    conv_stride: tuple[int, ...]
+    shape: Shape
     sample_rate_hz: int
     do_normalize: bool
     tokens: tuple[str, ...]
@@ -62,20 +60,20 @@ class Checkpoint:
     @property
     def samples_per_frame(self) -> int:
         """Samples from one frame to the next: 320 for XLS-R."""
-        return math.prod(self.conv_stride)
+        return math.prod(self.shape.conv_stride)
 
     @property
     def receptive_field(self) -> int:
         """Samples that one frame sees: 400 for XLS-R. Fewer samples give no frame."""
-        field = 1
-        for kernel, stride in zip(self.conv_kernel[::-1], self.conv_stride[::-1], strict=True):
+        field, shape = 1, self.shape
+        for kernel, stride in zip(shape.conv_kernel[::-1], shape.conv_stride[::-1], strict=True):
             field = (field - 1) * stride + kernel
         return field
 
     def num_frames(self, num_samples: int) -> int:
         """Frames that so many samples give, 0 for fewer than `receptive_field`."""
         frames = num_samples
-        for kernel, stride in zip(self.conv_kernel, self.conv_stride, strict=True):
+        for kernel, stride in zip(self.shape.conv_kernel, self.shape.conv_stride, strict=True):
             frames = max((frames - kernel) // stride + 1, 0)
         return frames
 
@@ -96,11 +94,12 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
         revision: Branch, tag or commit on the hub; None for its main branch.
 
     Raises:
-        JobError: It is not there, or is not a Wav2Vec2ForCTC with safetensors weights, a
-            vocabulary that fits its head, and a blank.
+        JobError: It is not there, or is not a Wav2Vec2ForCTC with safetensors weights that fit its
+            config, a vocabulary that fits its head, and a blank.
     """
     folder, commit = find_model(model, revision, list(DESCRIPTION_FILES))
     config = read_config(folder)
+    shape = read_shape(config, model)
     extractor = read_extractor(folder)
     tokenizer = read_tokenizer(folder)
     refuse_nested(tokenizer["vocab.json"], model)
@@ -108,15 +107,16 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
         snapshot = download(model, commit, [*DESCRIPTION_FILES, "model*.safetensors"])
         folder = ModelFolder(str(snapshot), model)
     weights = require_weights(folder, commit)
-    head = read_head(folder, weights, config, tokenizer)
+    sizes = {name: size for file in weights for name, size in folder.tensor_shapes(file).items()}
+    head = read_head(sizes, config, tokenizer, model)
+    refuse_misfit(shape, sizes, model)
     sha256, is_as_recorded = _checksums(folder, weights)
     return Checkpoint(
         model=model,
         revision=commit or (str(folder.record().get("revision", "")) if is_as_recorded else ""),
         directory=folder.uri,
         sha256=sha256,
-        conv_kernel=layers(config, "conv_kernel", model),
-        conv_stride=layers(config, "conv_stride", model),
+        shape=shape,
         sample_rate_hz=SAMPLE_RATE,
         do_normalize=bool(extractor.get("do_normalize", True)),
         tokens=head.tokens,

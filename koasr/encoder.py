@@ -14,7 +14,7 @@ from torch import nn
 
 from koasr.convolutions import CONV_NORM_EPS, FeatureEncoder, PositionalConv
 from koasr.layout import Rows
-from koasr.shape import Shape, read_shape
+from koasr.shape import Shape
 from koasr.weights import Weights, activation, layer_norm, linear, read_weights
 
 
@@ -134,15 +134,12 @@ class Encoder(nn.Module):
         return self._norm(x) if self._is_stable else x  # type: ignore[no-any-return]
 
 
-def load_encoder(directory: Path) -> tuple[Encoder, nn.Linear]:
+def load_encoder(directory: Path, shape: Shape) -> tuple[Encoder, nn.Linear]:
     """A checkpoint's encoder and its head, in float32 on the CPU.
 
     Args:
         directory: Its files on this machine.
-
-    Raises:
-        JobError: The weights do not fit the config.
+        shape: Of its network, which `open_checkpoint` held against its weights.
     """
-    shape = read_shape(directory)
-    weights = read_weights(directory, shape)
+    weights = read_weights(directory)
     return Encoder(weights, shape).eval(), linear(weights, "lm_head")

@@ -58,7 +58,7 @@ class AcousticModel:
         self.checkpoint = checkpoint
         self.device = torch.device(device)
         self.dtype: torch.dtype = getattr(torch, precision)
-        encoder, head = load_encoder(directory)
+        encoder, head = load_encoder(directory, checkpoint.shape)
         # The head stays float32: half-precision logits of 16 to 32 are 0.016 apart, which makes
         # ties of different tokens.
         self._head = head.to(self.device)

@@ -6,7 +6,7 @@ from typing import Any
 from koasr.errors import JobError
 from koasr.model_files import EXTRACTOR_FILES, ModelFolder
 from koasr.rows import SAMPLE_RATE
-from koasr.shape import DEFAULTS
+from koasr.shape import DEFAULTS, Size
 from koasr.tokens import TOKENIZER_FILES, HeadTokens, read_head_tokens
 
 
@@ -30,7 +30,7 @@ def read_config(folder: ModelFolder) -> dict[str, Any]:
         )
     if config.get("add_adapter") or "adapter_config.json" in folder.sizes:
         raise JobError(f"{model}: has adapter layers on top: merge them into the model first")
-    kernels, strides = (layers(config, name, model) for name in ("conv_kernel", "conv_stride"))
+    kernels, strides = (_layers(config, name, model) for name in ("conv_kernel", "conv_stride"))
     norm = config.get("feat_extract_norm", DEFAULTS["feat_extract_norm"])
     if norm not in ("layer", "group"):
         raise JobError(f"{model}: feat_extract_norm {norm!r} in config.json: unknown norm")
@@ -39,7 +39,7 @@ def read_config(folder: ModelFolder) -> dict[str, Any]:
     return config
 
 
-def layers(config: Mapping[str, Any], name: str, model: str) -> tuple[int, ...]:
+def _layers(config: Mapping[str, Any], name: str, model: str) -> Size:
     values = config.get(name, DEFAULTS[name])
     is_list = isinstance(values, (list, tuple)) and len(values) > 0
     if not is_list or not all(isinstance(value, int) and value > 0 for value in values):
@@ -103,21 +103,19 @@ def require_weights(folder: ModelFolder, commit: str) -> list[str]:
 
 
 def read_head(
-    folder: ModelFolder,
-    weights: list[str],
+    sizes: Mapping[str, Size],
     config: Mapping[str, Any],
     tokenizer: Mapping[str, Mapping[str, Any]],
+    model: str,
 ) -> HeadTokens:
-    """The tokens of the head, whose width the weights tell.
+    """The tokens of the head, whose width the weights' sizes tell.
 
     Raises:
         JobError: There is no head, or the vocabulary does not fit it.
     """
-    model = folder.model
-    shapes = {k: shape for name in weights for k, shape in folder.tensor_shapes(name).items()}
-    if len(shapes.get("lm_head.weight", ())) != 2:
+    if len(sizes.get("lm_head.weight", ())) != 2:
         raise JobError(f"{model}: no lm_head in the weights: not trained for CTC, fine-tune first")
-    num_rows = shapes["lm_head.weight"][0]
+    num_rows = sizes["lm_head.weight"][0]
     vocab_size = config.get("vocab_size", DEFAULTS["vocab_size"])
     if vocab_size != num_rows:
         raise JobError(

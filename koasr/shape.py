@@ -1,9 +1,8 @@
-"""A checkpoint's config.json → the shape of its network, and of each of its weights."""
+"""A checkpoint's config.json → the shape of its network, held against that of its weights."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 from koasr.errors import JobError
@@ -28,6 +27,27 @@ DEFAULTS: Mapping[str, Any] = {
     "adapter_attn_dim": None,
 }
 """What transformers' Wav2Vec2Config takes where config.json is silent."""
+ACTIVATIONS = frozenset({
+    "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python",
+    "gelu_python_tanh", "gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear",
+    "mish", "prelu", "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu", "sqrtsoftplus",
+    "swish", "tanh", "xielu",
+})  # fmt: skip
+"""Names in transformers' ACT2FN, whose import takes torch and seconds."""
+
+POS_CONV = "wav2vec2.encoder.pos_conv_embed.conv"
+WEIGHT_NORM = (
+    (
+        f"{POS_CONV}.parametrizations.weight.original0",
+        f"{POS_CONV}.parametrizations.weight.original1",
+    ),
+    (f"{POS_CONV}.weight_g", f"{POS_CONV}.weight_v"),
+)
+"""Names of its length and direction, as transformers writes them now, and as it did before."""
+_UNUSED = "wav2vec2.masked_spec_embed"
+"""Only training masks frames, so it may be absent."""
+
+Size = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -44,73 +64,79 @@ class Shape:
     layer_norm_eps: float
     conv_norm: str
     conv_bias: bool
-    conv_dim: tuple[int, ...]
-    conv_kernel: tuple[int, ...]
-    conv_stride: tuple[int, ...]
+    conv_dim: Size
+    conv_kernel: Size
+    conv_stride: Size
     pos_kernel: int
     pos_groups: int
     is_stable: bool
     adapter_dim: int | None
 
-    @property
-    def tensors(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every weight by its name; the positional convolution's is folded."""
-        found: dict[str, tuple[int, ...]] = {}
-
-        def add(name: str, *weight: int) -> None:
-            found[f"{name}.weight"], found[f"{name}.bias"] = weight, weight[:1]
-
+    def tensors(self) -> Iterator[tuple[str, Size]]:
+        """Name and size of each weight, in the network's order; weight_norm folded."""
         size, num_in = self.hidden_size, 1
         for index, (num_out, kernel) in enumerate(
             zip(self.conv_dim, self.conv_kernel, strict=True)
         ):
             name = f"wav2vec2.feature_extractor.conv_layers.{index}"
-            add(f"{name}.conv", num_out, num_in, kernel)
-            if not self.conv_bias:
-                del found[f"{name}.conv.bias"]
+            yield from _pair(f"{name}.conv", num_out, num_in, kernel, has_bias=self.conv_bias)
             if self.conv_norm == "layer" or index == 0:
-                add(f"{name}.layer_norm", num_out)
+                yield from _pair(f"{name}.layer_norm", num_out)
             num_in = num_out
-        add("wav2vec2.feature_projection.layer_norm", num_in)
-        add("wav2vec2.feature_projection.projection", size, num_in)
-        width = size // self.pos_groups
-        add("wav2vec2.encoder.pos_conv_embed.conv", size, width, self.pos_kernel)
-        add("wav2vec2.encoder.layer_norm", size)
+        yield from _pair("wav2vec2.feature_projection.layer_norm", num_in)
+        yield from _pair("wav2vec2.feature_projection.projection", size, num_in)
+        yield from _pair(POS_CONV, size, size // self.pos_groups, self.pos_kernel)
+        yield from _pair("wav2vec2.encoder.layer_norm", size)
         for index in range(self.num_layers):
-            layer = f"wav2vec2.encoder.layers.{index}"
-            for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-                add(f"{layer}.attention.{part}", size, size)
-            add(f"{layer}.layer_norm", size)
-            add(f"{layer}.feed_forward.intermediate_dense", self.intermediate_size, size)
-            add(f"{layer}.feed_forward.output_dense", size, self.intermediate_size)
-            add(f"{layer}.final_layer_norm", size)
-            if self.adapter_dim is not None:
-                add(f"{layer}.adapter_layer.norm", size)
-                add(f"{layer}.adapter_layer.linear_1", self.adapter_dim, size)
-                add(f"{layer}.adapter_layer.linear_2", size, self.adapter_dim)
-        add("lm_head", self.vocab_size, size)
-        return found
+            yield from self._layer(f"wav2vec2.encoder.layers.{index}")
+        yield from _pair("lm_head", self.vocab_size, size)
+
+    def _layer(self, name: str) -> Iterator[tuple[str, Size]]:
+        size = self.hidden_size
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            yield from _pair(f"{name}.attention.{part}", size, size)
+        yield from _pair(f"{name}.layer_norm", size)
+        yield from _pair(f"{name}.feed_forward.intermediate_dense", self.intermediate_size, size)
+        yield from _pair(f"{name}.feed_forward.output_dense", size, self.intermediate_size)
+        yield from _pair(f"{name}.final_layer_norm", size)
+        if self.adapter_dim is not None:
+            yield from _pair(f"{name}.adapter_layer.norm", size)
+            yield from _pair(f"{name}.adapter_layer.linear_1", self.adapter_dim, size)
+            yield from _pair(f"{name}.adapter_layer.linear_2", size, self.adapter_dim)
 
 
-def read_shape(directory: Path) -> Shape:
-    """The shape of a network, from a directory that `open_checkpoint` accepted.
+def _pair(name: str, *size: int, has_bias: bool = True) -> Iterator[tuple[str, Size]]:
+    yield f"{name}.weight", size
+    if has_bias:
+        yield f"{name}.bias", size[:1]
+
+
+def read_shape(given: Mapping[str, Any], model: str) -> Shape:
+    """The shape of a network.
+
+    Args:
+        given: Its config.json, as `read_config` returns it.
+        model: What to call it in messages.
 
     Raises:
         JobError: A field of config.json is of another kind, or does not fit the others.
     """
-    given = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     config = {name: given.get(name, default) for name, default in DEFAULTS.items()}
     kinds: dict[type, tuple[type, ...]] = {tuple: (list, tuple), float: (float, int)}
     for name, default in DEFAULTS.items():
         wanted = kinds.get(type(default), (type(default),))
         if default is not None and not isinstance(config[name], wanted):
-            raise JobError(f"{directory}: {name} is {config[name]!r} in config.json")
+            raise JobError(f"{model}: {name} is {config[name]!r} in config.json")
     for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
         if config[name] < 1 or config["hidden_size"] % config[name]:
             found = f"{name} is {config[name]}, hidden_size {config['hidden_size']}"
-            raise JobError(f"{directory}: {found} in config.json: wanted a divisor of it")
+            raise JobError(f"{model}: {found} in config.json: wanted a divisor of it")
     if not len(config["conv_dim"]) == len(config["conv_kernel"]) == len(config["conv_stride"]):
-        raise JobError(f"{directory}: conv_dim, conv_kernel and conv_stride differ in length")
+        raise JobError(f"{model}: conv_dim, conv_kernel and conv_stride differ in length")
+    for name in (config["hidden_act"], config["feat_extract_activation"]):
+        if name not in ACTIVATIONS:
+            found = f"activation {name!r} in config.json"
+            raise JobError(f"{model}: {found} is not known to transformers")
     return Shape(
         vocab_size=config["vocab_size"],
         hidden_size=config["hidden_size"],
@@ -131,3 +157,27 @@ def read_shape(directory: Path) -> Shape:
         # Transformers has them in the stable kind of layer only.
         adapter_dim=config["adapter_attn_dim"] if config["do_stable_layer_norm"] else None,
     )
+
+
+def refuse_misfit(shape: Shape, found: Mapping[str, Size], model: str) -> None:
+    """Hold the weights' sizes, by name, against those that the network wants.
+
+    Raises:
+        JobError: One is missing, left over, or of another size than config.json says.
+    """
+    left = {name: size for name, size in found.items() if name != _UNUSED}
+    lengths = []
+    for length, direction in WEIGHT_NORM:
+        if length in left and direction in left:
+            lengths.append((length, (1, 1, shape.pos_kernel)))
+            left[f"{POS_CONV}.weight"] = left.pop(direction)
+    fault = f"{model}: weights do not fit their config"
+    for name, wanted in chain(lengths, shape.tensors()):
+        size = left.pop(name, "none")
+        if size != wanted:
+            raise JobError(f"{fault}: {name}: found {size}, wanted {wanted}")
+    if left:
+        name = min(left)
+        # Not one of ours, so it may hold anything.
+        told = name.encode("unicode_escape").decode()
+        raise JobError(f"{fault}: {told}: found {left[name]}, wanted none")

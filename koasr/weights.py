@@ -9,22 +9,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import nn
 
-from koasr.errors import JobError
 from koasr.model_files import INDEX
-from koasr.shape import Shape
-
-_UNUSED = "wav2vec2.masked_spec_embed"
-"""Only training masks frames, so it may be absent, and is not read."""
-
-_POS_CONV = "wav2vec2.encoder.pos_conv_embed.conv"
-_WEIGHT_NORM = (
-    (
-        f"{_POS_CONV}.parametrizations.weight.original0",
-        f"{_POS_CONV}.parametrizations.weight.original1",
-    ),
-    (f"{_POS_CONV}.weight_g", f"{_POS_CONV}.weight_v"),
-)
-"""Names of its length and direction, as transformers writes them now, and as it did before."""
+from koasr.shape import POS_CONV, WEIGHT_NORM
 
 Weights = dict[str, torch.Tensor]
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -40,12 +26,8 @@ _IN_PLACE: dict[str, Function] = {
 """By transformers' names."""
 
 
-def read_weights(directory: Path, shape: Shape) -> Weights:
-    """Every weight of a checkpoint by its name, in float32 on the CPU; weight_norm folded.
-
-    Raises:
-        JobError: One is missing, left over, or of another shape than config.json says.
-    """
+def read_weights(directory: Path) -> Weights:
+    """Every weight of a checkpoint by its name, in float32 on the CPU; weight_norm folded."""
     names = ["model.safetensors"]
     if not (directory / names[0]).is_file():
         index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
@@ -54,38 +36,26 @@ def read_weights(directory: Path, shape: Shape) -> Weights:
     for name in names:
         with safe_open(directory / name, framework="pt") as file:
             weights |= {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-    weights.pop(_UNUSED, None)
     _fold_weight_norm(weights)
-    wanted, found = shape.tensors, {name: tuple(weight.shape) for name, weight in weights.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            sizes = f"found {found.get(name, 'none')}, wanted {wanted.get(name, 'none')}"
-            raise JobError(f"{directory}: weights do not fit their config: {name}: {sizes}")
     return weights
 
 
 def _fold_weight_norm(weights: Weights) -> None:
     """The positional convolution's weight, which training keeps as a length and a direction."""
-    for g_name, v_name in _WEIGHT_NORM:
+    for g_name, v_name in WEIGHT_NORM:
         if g_name in weights and v_name in weights:
             g, v = weights.pop(g_name), weights.pop(v_name)
             # In float32, so before any cast: its norm is over 100,000 weights.
-            weights[f"{_POS_CONV}.weight"] = v * (g / v.norm(dim=(0, 1), keepdim=True))
+            weights[f"{POS_CONV}.weight"] = v * (g / v.norm(dim=(0, 1), keepdim=True))
 
 
 def activation(name: str) -> Function:
-    """The function of this name; in place where it can be.
-
-    Raises:
-        JobError: Transformers has none of this name.
-    """
+    """The function of this name, one of `ACTIVATIONS`; in place where it can be."""
     if name in _IN_PLACE:
         return _IN_PLACE[name]
     # Seconds, for the few that need them.
     from transformers.activations import ACT2FN
 
-    if name not in ACT2FN:
-        raise JobError(f"activation {name!r} in config.json is not known to transformers")
     function: Function = ACT2FN[name]
     return function
 

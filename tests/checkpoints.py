@@ -1,6 +1,7 @@
 """Writers of small checkpoints with random weights, and of one laid out like the seed's of 2022."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,15 @@ def edit_json(path: Path, **changes: Any) -> None:
     """Change keys of a JSON file; a value of `...` removes the key."""
     content = json.loads(path.read_text(encoding="utf-8")) | changes
     write_json(path, {key: value for key, value in content.items() if value is not ...})
+
+
+def edit_weights(directory: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the weights of a `tiny`, in place."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(directory / "model.safetensors")
+    edit(weights)
+    save_file(weights, directory / "model.safetensors")
 
 
 def tiny(directory: Path, *, letters: str = SYLLABLES, **changes: Any) -> Path:

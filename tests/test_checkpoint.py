@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import s3fs
@@ -19,6 +21,7 @@ import torch
 from checkpoints import (
     CONJOINING_JAMO,
     edit_json,
+    edit_weights,
     seed_2022,
     tiny,
     tiny_jamo,
@@ -181,11 +184,11 @@ def pickle_weights(model: Path) -> None:
 
 
 def drop_head(model: Path) -> None:
-    from safetensors.torch import load_file, save_file
+    def drop(weights: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in weights if "lm_head" in name]:
+            del weights[name]
 
-    weights = load_file(model / "model.safetensors")
-    body = {name: weight for name, weight in weights.items() if "lm_head" not in name}
-    save_file(body, model / "model.safetensors")
+    edit_weights(model, drop)
 
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
@@ -245,6 +248,47 @@ def test_refused_in_one_line(model: Path, case: str) -> None:
     line = refusal(model)
     assert str(model) in line
     assert [part for part in wanted if part not in line] == [], line
+
+
+_QUERY = "wav2vec2.encoder.layers.1.attention.q_proj.bias"
+_LENGTH = "wav2vec2.encoder.pos_conv_embed.conv.parametrizations.weight.original0"
+MISFITS: dict[str, tuple[dict[str, Any], dict[str, torch.Tensor | None], str]] = {
+    "missing": ({}, {_QUERY: None}, "q_proj.bias: found none, wanted \\(32,\\)"),
+    "length": (
+        {},
+        {_LENGTH: torch.ones(1, 1, 15)},
+        "original0: found \\(1, 1, 15\\), wanted \\(1, 1, 16\\)",
+    ),
+    "left over": ({}, {"odd": torch.ones(1)}, "odd: found \\(1,\\), wanted none"),
+    "a line break": ({}, {"odd\nname": torch.ones(1)}, r"odd\\nname: found"),
+    "short": ({}, {_QUERY: torch.zeros(31)}, "found \\(31,\\), wanted \\(32,\\)"),
+    "broadcast": ({}, {"lm_head.bias": torch.zeros(1)}, "lm_head.bias: found \\(1,\\)"),
+    "kernel": ({"conv_kernel": [8, 3, 3, 3, 3, 2, 2]}, {}, "conv.weight: found"),
+    "size": ({"hidden_size": 48}, {}, "found"),
+    "layers": ({"num_hidden_layers": 1}, {}, "layers.1"),
+    "endless layers": ({"num_hidden_layers": 10**12}, {}, "layers.2"),
+    "heads": ({"num_attention_heads": 5}, {}, "num_attention_heads is 5, hidden_size 32"),
+    "groups": ({"num_conv_pos_embedding_groups": 3}, {}, "embedding_groups is 3"),
+    "no eps": ({"layer_norm_eps": None}, {}, "layer_norm_eps is None"),
+    "a list": ({"hidden_act": ["gelu"]}, {}, "hidden_act is"),
+    "unknown function": ({"hidden_act": "snake"}, {}, "'snake' in config.json is not known"),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_a_config_and_weights_that_do_not_fit_are_refused(model: Path, misfit: str) -> None:
+    fields, changed, message = MISFITS[misfit]
+    edit_json(model / "config.json", **fields)
+
+    def edit(weights: dict[str, torch.Tensor]) -> None:
+        for name, weight in changed.items():
+            weights.pop(name, None)
+            weights.update({} if weight is None else {name: weight})
+
+    edit_weights(model, edit)
+    line = refusal(model)
+    assert str(model) in line
+    assert re.search(message, line), line
 
 
 @pytest.mark.parametrize(

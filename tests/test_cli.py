@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkpoints import tiny
+from checkpoints import edit_json, tiny
 
 from koasr import __version__
 from koasr.cli import main
@@ -77,6 +77,26 @@ def test_a_job_that_cannot_be_done_is_one_line_and_exit_code_1(
     assert call("transcribe", inputs, "--output", str(tmp_path / "out"), "--model", model) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert found in line
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"intermediate_size": 65}, "weights do not fit their config"),
+        ({"num_attention_heads": 5}, "wanted a divisor"),
+        ({"hidden_act": "snake"}, "not known to transformers"),
+    ],
+)
+def test_a_model_that_cannot_run_is_refused_before_anything_is_written(
+    fields: dict[str, object], found: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, output = tiny(tmp_path / "model"), tmp_path / "out"
+    edit_json(model / "config.json", **fields)
+    capsys.readouterr()
+    assert call("transcribe", SPEECH, "--output", str(output), "--model", str(model)) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert found in line
+    assert not output.exists()
 
 
 def test_a_refusal_takes_neither_torch_nor_ray() -> None:
