@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from koasr.calibration import count_confidence
 from koasr.errors import JobError, TransientError
 from koasr.rows import short_hash
 from koasr.runs import RECORD_KEY, is_forgotten_key, is_group, object_name, open_parquet
@@ -138,9 +139,11 @@ def _check_counts(uri: str, held: ShardObject) -> Iterator[Difference]:
         "audio_s": pc.sum(table["duration_s"]).as_py() or 0.0,
         "confidence_sum": pc.sum(pc.cast(confidence, pa.float64())).as_py() or 0.0,
         "confidence_count": len(confidence) - confidence.null_count,
+        "confidence_counts": count_confidence(confidence),
     }
     for name, found in counted.items():
-        wanted = record.get(name)
+        # Records had no histogram before there were calibrations.
+        wanted = record.get(name, found if name == "confidence_counts" else None)
         if found != wanted and not _is_close(found, wanted):
             yield Difference(uri, name, f"{found} in the rows", f"{wanted} as in its record")
 

@@ -47,6 +47,18 @@ app.command(
     """,
 )
 app.command(
+    "koasr.calibrate:calibrate",
+    name="calibrate",
+    help="""Learn from labelled speech what a confidence is worth: expected CER, and what to keep.
+
+    Label 300 segments or more of the speech that is to be transcribed, of many speakers, drawn at
+    random from what koasr made of it. Then koasr transcribe --calibration fills in expected_cer,
+    and koasr select keeps what holds a CER.
+
+    Example: koasr calibrate s3://out/labelled dev.trn --out calls.json --name calls
+    """,
+)
+app.command(
     "koasr.status:status",
     name="status",
     help="""Say what an output holds, which runs it has, and what they have left to do.

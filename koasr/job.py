@@ -185,7 +185,7 @@ def transcribe_shards(
         )
         .map_batches(
             Transcribe,
-            fn_constructor_args=[checkpoint, compute, provenance],
+            fn_constructor_args=[checkpoint, compute, provenance, work.calibration],
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=compute.actor_cpus,
@@ -233,7 +233,7 @@ def execute(
 
     Args:
         ledger: Of the run.
-        work: How recordings become segments.
+        work: What is made of recordings, and how.
         checkpoint: The model.
         compute: How it runs.
 

@@ -32,6 +32,7 @@ class Options:
             that were in work.
         stop_at: Time of day (HH:MM, this machine's) to stop at; the same command goes on later.
         max_hours: Hours after which to stop.
+        calibration: File of koasr calibrate: fills in confidence and expected_cer.
         wait_for_gpu: Seconds to wait for a GPU where the cluster has none, at the start or later.
     """
 
@@ -43,6 +44,7 @@ class Options:
     pack_seconds: Annotated[float, _positive] = 20 * 60.0
     stop_at: str | None = None
     max_hours: Annotated[float | None, _positive] = None
+    calibration: str | None = None
     wait_for_gpu: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 600.0
     date: Annotated[str | None, _elsewhere] = None
     prune: Annotated[bool, _elsewhere] = False

@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from koasr.calibration import count_confidence
 from koasr.errors import JobError
 from koasr.metrics import ErrorCounts, count_errors
 from koasr.runs import (
@@ -288,6 +289,7 @@ def _counts(transcripts: pa.Table, rejects: pa.Table) -> dict[str, Any]:
         "audio_s": pc.sum(transcripts["duration_s"]).as_py() or 0.0,
         "confidence_sum": pc.sum(pc.cast(confidence, pa.float64())).as_py() or 0.0,
         "confidence_count": len(confidence) - confidence.null_count,
+        "confidence_counts": count_confidence(confidence),
         "errors": dataclasses.asdict(_count_errors(transcripts)),
     }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from koasr.calibration import Calibration, calibrate_rows
 from koasr.checkpoint import Checkpoint, stage_checkpoint
 from koasr.commit import commit_shard
 from koasr.decoder import Decoder
@@ -97,11 +98,12 @@ class Compute:
 
 @dataclass(frozen=True)
 class Work:
-    """How recordings become segments: what reading and loading must know."""
+    """What is made of recordings, and how; `calibration` None leaves confidence raw."""
 
     samples_per_frame: int
     pack_seconds: float
     limits: Limits
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,15 @@ class Transcribe:
     Two calls run at once: while one has the model, the other unpacks or writes up its rows.
     """
 
-    def __init__(self, checkpoint: Checkpoint, compute: Compute, provenance: Provenance) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        compute: Compute,
+        provenance: Provenance,
+        calibration: Calibration | None = None,
+    ) -> None:
         self._checkpoint, self._provenance = checkpoint, provenance
+        self._calibration = calibration
         self._recognizer = Recognizer(
             checkpoint,
             stage_checkpoint(checkpoint),
@@ -194,6 +203,8 @@ class Transcribe:
             self._free_s = time.monotonic()
             model_s = self._free_s - start_s
         transcripts, rejects = to_tables(pack, paths, self._checkpoint, self._provenance)
+        if self._calibration:
+            transcripts = calibrate_rows(transcripts, self._calibration)
         columns = asdict(pack.header) | {
             "audio_s": sum(transcripts["duration_s"].to_pylist()),
             "num_rejects": rejects.num_rows,

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from koasr.calibration import DRIFT_PSI, MIN_DRIFT_SEGMENTS, Calibration, Drift, find_drift
 from koasr.feeding import Feeding
 from koasr.metrics import ErrorCounts
 
@@ -22,6 +23,7 @@ class Summary:
     `audio_s` is what is in the output of the run; `session_audio_s` and `wall_s` are of this
     session alone, so RTFx (seconds of audio per second) stays true when a run was resumed. `gone`
     are shards of the plan that need no object any more: superseded or taken out since.
+    `confidence_counts` is as of `count_confidence`.
     """
 
     run_id: str
@@ -44,6 +46,8 @@ class Summary:
     float32_retries: int = 0
     errors: ErrorCounts = field(default_factory=ErrorCounts)
     feeding: Feeding | None = None
+    confidence_counts: list[int] = field(default_factory=list)
+    drift: Drift | None = None
 
     @property
     def rtfx(self) -> float:
@@ -76,6 +80,7 @@ def summarize(
     num_gone: int = 0,
     float32_retries: int = 0,
     feeding: Feeding | None = None,
+    calibration: Calibration | None = None,
 ) -> Summary:
     """Sum the records of a run's shards.
 
@@ -87,8 +92,11 @@ def summarize(
         num_gone: Shards of the plan without an object.
         float32_retries: Micro-batches that were not finite in half precision.
         feeding: How well the actors were fed in this session.
+        calibration: By which confidence was made.
     """
     held = list(records)
+    histograms = [record["confidence_counts"] for record in held if "confidence_counts" in record]
+    confidence_counts = [sum(counts) for counts in zip(*histograms, strict=True)]
     count = sum(record["confidence_count"] for record in held)
     confidence = sum(record["confidence_sum"] for record in held)
     return Summary(
@@ -101,6 +109,8 @@ def summarize(
         gone=num_gone,
         float32_retries=float32_retries,
         feeding=feeding,
+        confidence_counts=confidence_counts,
+        drift=find_drift(calibration, confidence_counts) if calibration else None,
         errors=sum((ErrorCounts(**record["errors"]) for record in held), ErrorCounts()),
     )
 
@@ -156,6 +166,18 @@ def rate_text(rtfx: float) -> str:
     return f"{rtfx:,.0f}x" if rtfx >= 10 else f"{rtfx:.1f}x"
 
 
+def drift_text(drift: Drift) -> str:
+    """What a drift means for whoever relies on the calibration."""
+    if drift.psi is None:
+        return f"fewer than {MIN_DRIFT_SEGMENTS} segments: too few to tell"
+    if not drift.has_drifted:
+        return f"none (PSI {drift.psi:.2f}): what the calibration promises holds here"
+    return (
+        f"PSI {drift.psi:.2f} > {DRIFT_PSI}: not the speech the calibration was made from, so its"
+        " promises do not hold here: label some of this and run koasr calibrate"
+    )
+
+
 def print_summary(summary: Summary, console: Console) -> None:
     """The table at the end of a run."""
     table = Table(title=f"run {summary.run_id}", title_justify="left", show_header=False)
@@ -180,7 +202,10 @@ def print_summary(summary: Summary, console: Console) -> None:
     if summary.float32_retries:
         rows["precision"] = f"{summary.float32_retries:,} micro-batches again in float32"
     if summary.mean_confidence is not None:
-        rows["confidence"] = f"{summary.mean_confidence:.3f} on average (raw, not calibrated)"
+        kind = summary.drift.calibration if summary.drift else "raw, not calibrated"
+        rows["confidence"] = f"{summary.mean_confidence:.3f} on average ({kind})"
+    if summary.drift:
+        rows["drift"] = drift_text(summary.drift)
     if summary.errors.ref_chars:
         rows["errors"] = (
             f"CER {summary.errors.cer:.2%} without spaces, WER {summary.errors.wer:.2%}"

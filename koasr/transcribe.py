@@ -13,6 +13,12 @@ from pathlib import Path
 from rich.console import Console
 
 from koasr import segments
+from koasr.calibration import (
+    Calibration,
+    check_fingerprint,
+    keep_calibration,
+    read_calibration,
+)
 from koasr.checkpoint import Checkpoint, open_checkpoint
 from koasr.errors import JobError
 from koasr.feeding import Meter
@@ -90,6 +96,7 @@ class _Job:
     limits: Limits
     device: str
     console: Console
+    calibration: Calibration | None
 
     @property
     def parts(self) -> dict[str, str]:
@@ -100,6 +107,14 @@ class _Job:
     def say(self, line: str) -> None:
         """A line for the user."""
         self.console.print(f"koasr: {line}", highlight=False)
+
+
+def _open_job(checkpoint: Checkpoint, options: Options, limits: Limits, console: Console) -> _Job:
+    made = read_calibration(options.calibration) if options.calibration else None
+    job_ = _Job(checkpoint, options, limits, _settle_device(options.device), console, made)
+    if made:
+        check_fingerprint(made, fingerprint_of(job_.parts))
+    return job_
 
 
 def _connect(job_: _Job) -> Compute:
@@ -130,6 +145,8 @@ def _execute(
     from koasr import job
 
     with job_errors(run.output):
+        if job_.calibration:
+            keep_calibration(run.output, job_.calibration)
         plan = read_plan(run)
         ledger = open_ledger(run, plan, committed, find_superseded(stock, plan) if stock else {})
     job_.say(
@@ -137,7 +154,7 @@ def _execute(
         f" run {run.run_id}, date {run.date}"
     )
     samples_per_frame = job_.checkpoint.samples_per_frame
-    work = Work(samples_per_frame, job_.options.pack_seconds, job_.limits)
+    work = Work(samples_per_frame, job_.options.pack_seconds, job_.limits, job_.calibration)
     num_retries, meter = 0, Meter(started_s)
     total_bytes = sum(shard.size_bytes for shard in ledger.left.values())
     watch = job.watch_gpus(job_.options.wait_for_gpu) if job_.device == "cuda" else nullcontext()
@@ -164,6 +181,7 @@ def _execute(
         num_gone=len(ledger.gone),
         float32_retries=num_retries,
         feeding=meter.read(compute.num_actors, compute.device),
+        calibration=job_.calibration,
     )
     document = json.dumps(summary.to_json(), indent=2, ensure_ascii=False)
     with job_errors(run.output):
@@ -237,7 +255,7 @@ def transcribe(
     """
     output, started_s = absolute(output), time.monotonic()
     date = check_date(options.date)
-    job_ = _Job(checkpoint, options, limits, _settle_device(options.device), console)
+    job_ = _open_job(checkpoint, options, limits, console)
     fresh = Run(output, new_run_id(), date, fingerprint_of(job_.parts))
     ours = [join(output, folder) for folder in ("transcripts", "rejects", "_koasr")]
     list_afresh = partial(list_inputs, inputs, without=ours, limits=limits)
@@ -291,7 +309,7 @@ def retry(
     """
     wanted = check_reasons(reasons)
     inventory = open_output(absolute(output))
-    job_ = _Job(checkpoint, options, limits, _settle_device(options.device), console)
+    job_ = _open_job(checkpoint, options, limits, console)
     check_output(inventory.output, job_.parts)
     with _driving(job_, inventory.output):
         with job_errors(inventory.output):

@@ -1,0 +1,271 @@
+"""Confidence of a segment → its expected CER, by a curve that labelled segments gave."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from koasr.errors import JobError
+from koasr.rows import short_hash
+from koasr.storage import absolute, check_reachable, job_errors, join, read_bytes, write_bytes
+
+CALIBRATION_VERSION = 1
+Score = Literal["raw_confidence", "min_word_confidence"]
+"""Evidence that a curve may stand on: surer is higher, in [0, 1]."""
+
+CONFIDENCE_BINS = 100
+"""Equal widths over [0, 1], of every run's histogram; segments without text are counted beside."""
+_DRIFT_GROUP = 0.1
+DRIFT_PSI = 0.2
+"""The customary bound of a population stability index: above it the population is another."""
+MIN_DRIFT_SEGMENTS = 200
+"""Of two samples of one population, 10 groups and this size, the index is 0.09 by chance."""
+
+_EDGE = 1e-6
+_MAX_BYTES = 16 << 20
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A score from which on a CER can be promised, and what was seen there.
+
+    Attributes:
+        target: The CER promised for all that is kept.
+        min_score: The lowest score kept; None when not even the best segments hold the target.
+        cer: Of the labelled segments kept.
+        upper_cer: Upper bound of it.
+        kept_share: Of the labelled hours.
+    """
+
+    target: float
+    min_score: float | None
+    cer: float | None
+    upper_cer: float | None
+    kept_share: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How one model's evidence becomes an expected CER, for one kind of speech.
+
+    Attributes:
+        name: For people; `label` names it in the transcripts.
+        fingerprint: Of the transcripts it was made from, and so of those it is for.
+        score: The evidence that it is a curve over.
+        knots: Log-odds of the score, rising, and expected CERs, falling; straight lines between.
+        thresholds: By target, the strictest first.
+        confidence_counts: Histogram of the labelled segments' confidence, and how many were empty.
+        details: How and from what it was made: delta, draws, counts, normalizer, sources.
+    """
+
+    name: str
+    fingerprint: str
+    score: Score
+    knots: tuple[tuple[float, float], ...]
+    thresholds: tuple[Threshold, ...]
+    confidence_counts: tuple[int, ...]
+    details: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """Its name with a hash of all that decides an expected CER or a promise."""
+        promises = [asdict(threshold) for threshold in self.thresholds]
+        decides = json.dumps([self.fingerprint, self.score, self.knots, promises])
+        return f"{self.name}-{short_hash(decides, length=8)}"
+
+    def scores_of(self, evidence: pa.Array) -> Floats:
+        """Score of each segment; NaN where nothing was said.
+
+        Args:
+            evidence: The column of that name. Shape (num_segments,).
+        """
+        values = pc.struct_field(evidence, self.score)
+        return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
+
+    def expected_cer(self, scores: Floats) -> Floats:
+        """Errors to expect for each character of the hypothesis; may exceed 1."""
+        knots = np.array(self.knots)
+        return np.asarray(np.interp(log_odds(scores), knots[:, 0], knots[:, 1]))
+
+    def confidence_of(self, scores: Floats) -> Floats:
+        """One minus the expected CER, and not below 0."""
+        return np.asarray(np.maximum(1.0 - self.expected_cer(scores), 0.0))
+
+    def threshold(self, target: float) -> Threshold | None:
+        """The threshold of a CER, or that of the nearest stricter target; None without one."""
+        fitting = [held for held in self.thresholds if held.target <= target + 1e-9]
+        return fitting[-1] if fitting else None
+
+    def to_json(self) -> bytes:
+        """As the file has it."""
+        document = {"koasr_calibration": CALIBRATION_VERSION, "label": self.label, **asdict(self)}
+        return json.dumps(document, indent=1, ensure_ascii=False).encode()
+
+
+def log_odds(probability: Floats) -> Floats:
+    """ln(p / (1 - p)), finite at 0 and 1 too."""
+    p = np.clip(probability, _EDGE, 1.0 - _EDGE)
+    return np.asarray(np.log(p / (1.0 - p)))
+
+
+def calibrate_rows(table: pa.Table, calibration: Calibration) -> pa.Table:
+    """Transcripts with `confidence`, `expected_cer` and `calibration` from their evidence."""
+    scores = calibration.scores_of(table["evidence"].combine_chunks())
+    columns = {
+        "confidence": pa.array(calibration.confidence_of(scores), from_pandas=True),
+        "expected_cer": pa.array(calibration.expected_cer(scores), from_pandas=True),
+        "calibration": pa.array([calibration.label] * len(table)),
+    }
+    for name, column in columns.items():
+        field = table.schema.field(name)
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, field, column.cast(field.type))
+    return table
+
+
+def count_confidence(confidence: pa.ChunkedArray) -> list[int]:
+    """Histogram of a column `confidence`: 100 bins over [0, 1], then how many are null.
+
+    Example:
+        >>> counts = count_confidence(pa.chunked_array([[0.005, 0.999, 1.0, None]]))
+        >>> counts[0], counts[99], counts[100], len(counts)
+        (1, 2, 1, 101)
+    """
+    values = confidence.drop_null().to_numpy()
+    counts, _ = np.histogram(values, bins=CONFIDENCE_BINS, range=(0.0, 1.0))
+    return [*counts.tolist(), confidence.null_count]
+
+
+def stability_index(expected: Sequence[int], found: Sequence[int]) -> float:
+    """Population stability index of two histograms of `count_confidence`: 0 for equal ones.
+
+    Neighbouring bins are taken together until each group has a tenth of what is expected.
+
+    Source:
+        Siddiqi 2006, "Credit Risk Scorecards": sum of (q - p) ln(q / p).
+
+    Example:
+        >>> stability_index([50] * 100 + [0], [5] * 100 + [0])
+        0.0
+    """
+    groups: list[list[int]] = []
+    held = [0, 0]
+    for p, q in zip(expected[:-1], found[:-1], strict=True):
+        held = [held[0] + p, held[1] + q]
+        if held[0] >= _DRIFT_GROUP * sum(expected):
+            groups.append(held)
+            held = [0, 0]
+    groups += [held, [expected[-1], found[-1]]]
+    # Half a segment more in each, so that an empty group is finite.
+    counts = np.array([group for group in groups if sum(group)]) + 0.5
+    p, q = (counts / counts.sum(axis=0)).T
+    return round(float(np.sum((q - p) * np.log(q / p))), 6)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a run's confidence is from that of the labelled speech.
+
+    Attributes:
+        calibration: Its label.
+        psi: Population stability index; None of too few segments to tell.
+        has_drifted: Whether the calibration's promises no longer carry.
+    """
+
+    calibration: str
+    psi: float | None
+    has_drifted: bool
+
+
+def find_drift(calibration: Calibration, counts: Sequence[int]) -> Drift:
+    """Whether speech is of the kind that a calibration was made from.
+
+    Args:
+        calibration: By which its confidence was made.
+        counts: As of `count_confidence`.
+    """
+    if sum(counts) < MIN_DRIFT_SEGMENTS:
+        return Drift(calibration.label, None, False)
+    psi = stability_index(calibration.confidence_counts, counts)
+    return Drift(calibration.label, psi, psi > DRIFT_PSI)
+
+
+def read_calibration(uri: str) -> Calibration:
+    """The calibration of a file that `koasr calibrate` wrote.
+
+    Raises:
+        JobError: There is none, or it is no calibration.
+    """
+    uri = absolute(uri)
+    check_reachable(uri)
+    with job_errors(uri):
+        data = read_bytes(uri, start=0, end=_MAX_BYTES)
+    try:
+        return _parse(json.loads(data))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        found = f"{type(error).__name__}: {error}"[:120]
+        raise JobError(f"{uri} is no file of koasr calibrate ({found})") from error
+
+
+def keep_calibration(output: str, calibration: Calibration) -> None:
+    """Keep a calibration beside the transcripts that it fills in, by its label."""
+    write_bytes(_kept(output, calibration.label), calibration.to_json())
+
+
+def kept_calibration(output: str, label: str) -> Calibration:
+    """A calibration that `keep_calibration` kept.
+
+    Raises:
+        JobError: It is gone.
+    """
+    return read_calibration(_kept(output, label))
+
+
+def _kept(output: str, label: str) -> str:
+    return join(output, "_koasr", "calibrations", f"{label}.json")
+
+
+def _parse(document: Mapping[str, Any]) -> Calibration:
+    if document.get("koasr_calibration") != CALIBRATION_VERSION:
+        found = document.get("koasr_calibration")
+        raise ValueError(f"found version {found}, wanted {CALIBRATION_VERSION}")
+    made = Calibration(
+        name=str(document["name"]),
+        fingerprint=str(document["fingerprint"]),
+        score=document["score"],
+        knots=tuple((float(score), float(cer)) for score, cer in document["knots"]),
+        thresholds=tuple(Threshold(**threshold) for threshold in document["thresholds"]),
+        confidence_counts=tuple(map(int, document["confidence_counts"])),
+        details=dict(document["details"]),
+    )
+    if made.score not in get_args(Score) or len(made.confidence_counts) != CONFIDENCE_BINS + 1:
+        raise ValueError("another score or other bins than this koasr's")
+    knots = np.array(made.knots)
+    if not np.isfinite(knots).all() or (np.diff(knots, axis=0) * (-1, 1) > 0).any():
+        raise ValueError("a curve that is not finite, or rises")
+    if made.label != document["label"]:
+        raise ValueError(
+            f"changed by hand: its label {document['label']} is not that of its numbers"
+        )
+    return made
+
+
+def check_fingerprint(calibration: Calibration, fingerprint: str) -> None:
+    """Refuse a calibration of another model, precision or way of cutting and decoding.
+
+    Raises:
+        JobError: It is of other transcripts than these.
+    """
+    if calibration.fingerprint != fingerprint:
+        raise JobError(
+            f"the calibration {calibration.label} is of fingerprint {calibration.fingerprint}, "
+            f"found transcripts of {fingerprint}: make one with koasr calibrate from transcripts "
+            "of this model"
+        )
