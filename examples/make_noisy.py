@@ -164,7 +164,8 @@ def _telephone(speech: Waveform) -> Waveform:
     narrow = resample(speech, SAMPLE_RATE, 8000)
     spectrum = np.fft.rfft(narrow)
     hz = np.fft.rfftfreq(len(narrow), 1 / 8000)
-    narrow = np.fft.irfft(spectrum * ((hz > 300) & (hz < 3400)), len(narrow))
+    band = (hz > 300) & (hz < 3400)
+    narrow = np.asarray(np.fft.irfft(spectrum * band, len(narrow)), np.float32)
     squeezed = np.sign(narrow) * np.log1p(255 * np.minimum(np.abs(narrow), 1)) / np.log(256)
     steps = np.round(squeezed * 127) / 127
     heard = np.sign(steps) * (256 ** np.abs(steps) - 1) / 255
