@@ -92,6 +92,15 @@ app.command(
     and removes staged packs that may hold one. When it is cut off, run it again.
     """,
 )
+app.command(
+    "koasr.export:export",
+    name="export",
+    help="""Write a text for each recording: subtitles, words with their times, lines or JSON.
+
+    One file a recording, named after it; what is already there under that name is replaced.
+    For example: koasr export s3://transcripts/lectures --to srt --out subtitles
+    """,
+)
 
 
 @app.command

@@ -56,6 +56,7 @@ def tables(shard: Shard, run: Run, reasons: dict[int, str]) -> tuple[pa.Table, p
             rejects.append(row | {"reason": reasons[number], "stage": "load", "message": "why"})
             continue
         for start_s in (0.0, 3.0):
+            times = {"start_s": start_s, "end_s": start_s + 0.5, "confidence": 0.5}
             rows.append(
                 row
                 | {
@@ -63,6 +64,7 @@ def tables(shard: Shard, run: Run, reasons: dict[int, str]) -> tuple[pa.Table, p
                     "start_s": start_s,
                     "duration_s": 3.0,
                     "text": "가 나",
+                    "words": [{"text": letter} | times for letter in "가나"],
                     "is_empty": False,
                     "confidence": 0.5,
                     "fingerprint": run.fingerprint,

@@ -83,6 +83,8 @@ FLOW = [
     "verify",
     "gc",
     "forget",
+    "subtitles",
+    "export",
 ]
 PACKAGE = Path(__file__).parent.parent / "koasr"
 
