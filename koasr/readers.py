@@ -138,11 +138,17 @@ def read_reference_file(uri: str) -> dict[str, str]:
     return {nfc(name): reference.strip() for name, _, reference in lines}
 
 
+def group_folder(shard: Shard) -> str:
+    """The folder that links among a group's loose files must not lead out of."""
+    folder = posixpath.dirname(shard.files[0].uri)
+    if "://" in folder:
+        return folder
+    return os.path.commonpath([posixpath.dirname(file.uri) for file in shard.files])
+
+
 def _read_files(shard: Shard, limits: Limits) -> Iterator[Item]:
     held: tuple[str, dict[str, str]] = ("", {})
-    folder = posixpath.dirname(shard.files[0].uri)
-    if "://" not in folder:
-        folder = os.path.commonpath([posixpath.dirname(file.uri) for file in shard.files])
+    folder = group_folder(shard)
     for file in shard.files:
         try:
             if file.size_bytes > limits.max_bytes:

@@ -90,7 +90,7 @@ def test_a_cue_begins_when_its_first_word_does(seed: int) -> None:
          [Cue(0, 3500, ("가나다라", "마바 사아"))]),
         # Full: it ends at the longest pause of its second half.
         (
-            [word("가나다", 0, 1), word("라마", 1.1, 2), word("사아", 2.5, 3), word("자" * 6, 3, 4)],
+            [word("가나다", 0, 1), word("라마", 1, 2), word("사아", 2.5, 3), word("자" * 6, 3, 4)],
             [Cue(0, 2500, ("가나다 라마",)), Cue(2500, 4500, ("사아", "자" * 6))],
         ),
         # Longer than a line, and than a cue.
