@@ -220,6 +220,9 @@ def join(base: str, *names: str) -> str:
 
 def _stored_file(fs: AbstractFileSystem, info: dict[str, Any]) -> StoredFile:
     uri = info["name"] if "file" in fs.protocol else fs.unstrip_protocol(info["name"])
+    if info.get("islink") and os.path.exists(info["name"]):
+        # fsspec lists a link with its own time, and asked for it alone gives its target's.
+        info = info | {"mtime": os.stat(info["name"]).st_mtime}
     etag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
     version = str(etag).strip('"') if etag else f"{info.get('mtime', '')}-{info['size']}"
     return StoredFile(uri, version, int(info["size"]))

@@ -27,6 +27,7 @@ from koasr.storage import (
     remove,
     remove_tree,
     transient_errors,
+    version_of,
     write_bytes,
     write_new,
 )
@@ -148,6 +149,15 @@ def test_a_new_file_is_written_once(tmp_path: Path) -> None:
     assert not write_new(place, b"second")
     assert Path(place).read_bytes() == b"first"
     assert os.listdir(tmp_path / "folder") == ["a"]
+
+
+def test_a_link_is_listed_with_the_version_of_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"a")
+    os.utime(tmp_path / "a.tar", (1, 1))
+    (tmp_path / "b.tar").symlink_to("a.tar")
+    (tmp_path / "c.tar").symlink_to("nowhere")
+    real, link, _ = list_files(str(tmp_path))
+    assert link.version == real.version == version_of(link.uri)
 
 
 def test_where_links_are_not_supported_a_new_file_is_written_all_the_same(
