@@ -65,7 +65,8 @@ def export(
 
     with job_errors(out):
         # One object at a time: what is held does not grow with the output.
-        for uri in track(uris, "exporting", console=console, disable=not console.is_terminal):
+        is_live = console.is_terminal
+        for uri in track(uris, "exporting", console=console, transient=True, disable=not is_live):
             recordings = list(split_recordings(_read(uri)))
             concurrently(write, recordings, "files written")
             num_files += len(recordings)

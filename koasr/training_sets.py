@@ -81,8 +81,8 @@ def export_selection(
         console: Where progress is shown.
 
     Raises:
-        JobError: Nothing is selected, the rows are not of this output, or `out` holds something
-            else or cannot be written.
+        JobError: Nothing is selected or could be cut, the rows are not of this output, or `out`
+            holds something else or cannot be written.
     """
     if not rows.num_rows:
         raise JobError(f"nothing to export: {selection} selects no segment")
@@ -122,6 +122,9 @@ def _count(done: Sequence[Exported], skipped: Counter[str], num_rows: int) -> Ex
     num_clips = sum(shard.num_clips for shard in done)
     if num_clips + skipped.total() != num_rows:
         raise JobError(f"of {num_rows} rows {num_clips} are clips, and skipped are {skipped}")
+    if not num_clips:
+        why = ", ".join(f"{count:,} {why}" for why, count in sorted(skipped.items()))
+        raise JobError(f"no segment could be cut: {why}; is the speech still where it was?")
     hours = sum(shard.audio_s for shard in done) / 3600
     return ExportCounts(num_clips, hours, dict(sorted(skipped.items())))
 
@@ -131,8 +134,13 @@ def find_shards(
 ) -> tuple[dict[str, tuple[Shard, pa.Table]], int]:
     """The shards that rows come from, as the runs planned them that made the rows.
 
+    Args:
+        rows: Transcripts, with run_id, source_uri and source_version.
+        columns: Which of their columns are wanted.
+        output: Where the runs keep their plans.
+
     Returns:
-        Name → shard and some columns of its rows; and how many rows no plan knows.
+        Name → shard and its rows; and how many rows no plan knows.
 
     Raises:
         JobError: No plan knows any of them.
@@ -146,8 +154,9 @@ def find_shards(
     for run, plan in zip(runs, concurrently(read_plan, runs, "plans read"), strict=True):
         for name, shard in plan.items():
             held = {(run.run_id, file.uri, file.version) for file in shard.files or (shard,)}
-            names |= dict.fromkeys(held & wanted, name)
-            shards |= {name: shard} if held & wanted else {}
+            if found := held & wanted:
+                names |= dict.fromkeys(found, name)
+                shards[name] = shard
     indices: dict[str, list[int]] = {}
     for index, place in enumerate(places):
         if place in names:

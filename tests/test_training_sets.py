@@ -172,6 +172,7 @@ def test_what_cannot_be_selected_is_one_line(output: str, rows: pa.Table, tmp_pa
 
 def test_what_is_gone_since_is_counted_by_why(tmp_path: Path) -> None:
     speech = tmp_path / "speech"
+    moved = (str(SPEECH), str(speech))
     shutil.copytree(SPEECH, speech)
     rows = planned(str(tmp_path / "out"), speech)
     number = {s.kind: len(rows.filter(pc.equal(rows["source_uri"], s.uri))) for s in shards(speech)}
@@ -184,6 +185,11 @@ def test_what_is_gone_since_is_counted_by_why(tmp_path: Path) -> None:
     skipped = {"changed": number["parquet"], "unplanned": 2, "vanished": number["tar"]}
     assert counts.num_skipped == skipped
     assert counts.num_clips == rows.num_rows - sum(skipped.values())
+    is_gone = pc.equal(rows["source_uri"], shards(SPEECH)[0].uri.replace(*moved))
+    gone = rows.filter(pc.and_(is_gone, pc.not_equal(rows["run_id"], "x")))
+    with pytest.raises(JobError, match=f"no segment could be cut: {gone.num_rows} vanished"):
+        export(gone, str(tmp_path / "out"), tmp_path / "none")
+    assert not (tmp_path / "none" / "koasr_selection.json").exists()
 
 
 def test_rows_of_a_retry_are_found_in_its_plan(output: str, rows: pa.Table) -> None:
