@@ -67,7 +67,8 @@ def export(
         # One object at a time: what is held does not grow with the output.
         is_live = console.is_terminal
         for uri in track(uris, "exporting", console=console, transient=True, disable=not is_live):
-            recordings = list(split_recordings(_read(uri)))
+            with job_errors(uri):
+                recordings = list(split_recordings(_read(uri)))
             concurrently(write, recordings, "files written")
             num_files += len(recordings)
     console.print(f"koasr: wrote {num_files:,} .{to} files to {out}, one a recording")

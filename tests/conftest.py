@@ -18,7 +18,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 _LONG = [
     f"test_{name}.py"
-    for name in ("transcribe", "torture", "recognizer", "nightly", "s3_job", "stopping", "hostile")
+    for name in (
+        *("transcribe", "torture", "recognizer", "nightly", "s3_job", "stopping", "hostile"),
+        *("training_sets", "datasets"),
+    )
 ]
 """Files that take a minute and more. They come first, so that no process is left alone with one."""
 

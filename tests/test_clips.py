@@ -196,7 +196,27 @@ def test_bad_recordings_are_skipped_with_the_reason_of_their_reject() -> None:
 def test_what_a_limit_refuses_is_skipped_with_its_reason() -> None:
     shard = bundled("zeroth")
     rows = transcripts(shard)
-    assert cut(shard, rows, limits=Limits(max_bytes=10)) == ([], {"too_large": rows.num_rows})
+    stranger = rows.slice(0, 1).to_pylist()[0] | {"segment_id": "x#0", "recording_id": "x"}
+    clips, skipped = cut(
+        shard, pa.concat_tables([rows, table(stranger)]), limits=Limits(max_bytes=10)
+    )
+    assert (clips, skipped) == ([], {"too_large": rows.num_rows, "vanished": 1})
+
+
+def test_of_a_shard_that_breaks_off_the_rest_is_skipped_with_the_reason_of_its_reject(
+    tmp_path: Path,
+) -> None:
+    (tar,) = (SPEECH / "webdataset").glob("*.tar")
+    copy = tmp_path / "a.tar"
+    shutil.copy(tar, copy)
+    rows = transcripts(list_shards([str(copy)])[0])
+    copy.write_bytes(copy.read_bytes()[: copy.stat().st_size // 2])
+    (shard,) = list_shards([str(copy)])
+    *_, last = read_recordings(shard)
+    assert isinstance(last, Reject)
+    clips, skipped = cut(shard, rows)
+    assert 20 < len(clips) < 40
+    assert skipped == {last.reason: rows.num_rows - len(clips)}
 
 
 def test_clips_before_a_fault_are_kept(tmp_path: Path) -> None:
