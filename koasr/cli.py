@@ -47,6 +47,17 @@ app.command(
     """,
 )
 app.command(
+    "koasr.evaluate:evaluate",
+    name="evaluate",
+    help="""Compare transcripts with references: error rates, and what each confidence is worth.
+
+    Rates are of all errors over all characters, with intervals from a bootstrap that draws whole
+    speakers, else recordings. No text is printed unless asked for.
+
+    Example: koasr evaluate s3://transcripts/zeroth-1b dev.trn --side pronunciation --json dev.json
+    """,
+)
+app.command(
     "koasr.calibrate:calibrate",
     name="calibrate",
     help="""Learn from labelled speech what a confidence is worth: expected CER, and what to keep.

@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from koasr.errors import JobError
 from koasr.runs import list_committed, open_parquet, read_sound
-from koasr.storage import absolute, check_reachable, job_errors, list_files, read_bytes
+from koasr.storage import absolute, check_reachable, job_errors, join, list_files, read_bytes
 from koasr.threads import concurrently
-from koasr.transcripts import TRANSCRIPTS
+from koasr.transcripts import REJECTS, TRANSCRIPTS
 
 _PLAIN = {field.name: field.type for field in TRANSCRIPTS if not pa.types.is_nested(field.type)}
 """Columns that another writer may have given a wider type: large strings, 64-bit floats."""
@@ -36,6 +36,21 @@ def read_transcripts(output: str, columns: Sequence[str] | None = None) -> pa.Ta
         tables = concurrently(read, uris, "objects with transcripts read")
     # Objects of an older schema version lack fields of `evidence`: there they are null.
     return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
+
+
+def read_rejects(output: str) -> pa.Table:
+    """The recordings an output rejected: their `recording_id`, `source_uri` and `source_key`.
+
+    Empty for Parquet files that are no output.
+    """
+    columns = ["recording_id", "source_uri", "source_key"]
+    with job_errors(output):
+        files = list_files(join(absolute(output), "rejects"))
+        uris = [file.uri for file in files if file.uri.endswith(".parquet")]
+        read = partial(_read_columns, columns=columns)
+        tables = concurrently(read, uris, "objects with rejects read")
+    fields = pa.schema([REJECTS.field(name) for name in columns])
+    return pa.concat_tables([fields.empty_table(), *tables])
 
 
 def list_transcripts(output: str) -> list[str]:

@@ -24,11 +24,13 @@ class Pair:
     """A normalized reference, and the segments that together are its hypothesis.
 
     Attributes:
+        name: The recording_id; the segment_id where the segment has a reference of its own.
         reference: Normalized.
         rows: The segments' rows in the transcripts, in time order.
         words: Each segment's words, normalized: "" is one of which nothing is left.
     """
 
+    name: str
     reference: str
     rows: list[int]
     words: list[list[str]]
@@ -102,6 +104,7 @@ def pair_up(
     normalized = {word: normalizer.normalize_hypothesis(word) for word in _distinct_words(texts)}
     pairs = [
         Pair(
+            name,
             normalizer.normalize_reference(references[name]),
             rows,
             [[normalized[word] for word in texts[row].split()] for row in rows],
@@ -153,7 +156,7 @@ def score_pairs(transcripts: pa.Table, pairs: Sequence[Pair]) -> ScoredSegments:
         tally.errors,
         tally.hyp_chars + tally.deletions - tally.insertions,
         tally.hyp_chars,
-        _clusters(table),
+        clusters_of(table),
         np.repeat(np.arange(len(rows)), num_words)[is_counted],
         confidence[is_counted],
         tally.is_wrong[is_counted],
@@ -213,8 +216,8 @@ def _word_confidence(table: pa.Table) -> tuple[NDArray[np.float64], NDArray[np.i
     return confidence, num_words
 
 
-def _clusters(table: pa.Table) -> NDArray[np.str_]:
-    """The speaker of each segment where its metadata name one, else its recording."""
+def clusters_of(table: pa.Table) -> NDArray[np.str_]:
+    """What a bootstrap draws each row with: the speaker its metadata name, or its recording."""
     found = [pc.map_lookup(table["metadata"], key, "first") for key in _SPEAKER_KEYS]
     named = [pc.if_else(pc.equal(values, ""), None, values) for values in found]
     return np.array(pc.coalesce(*named, table["recording_id"]).to_pylist(), dtype=np.str_)

@@ -70,6 +70,11 @@ FLOW = [
     "scoring",
     "curve",
     "calibrate",
+    "bootstrap",
+    "accuracy",
+    "reliability",
+    "confidence_quality",
+    "evaluation",
     "retry",
     "feeding",
     "stages",
@@ -83,6 +88,9 @@ FLOW = [
     "verify",
     "gc",
     "forget",
+    "evaluation_tables",
+    "evaluation_plots",
+    "evaluate",
     "subtitles",
     "export",
     "clips",
@@ -90,6 +98,8 @@ FLOW = [
     "shard_sets",
     "export_job",
     "training_sets",
+    "selection",
+    "select",
 ]
 PACKAGE = Path(__file__).parent.parent / "koasr"
 

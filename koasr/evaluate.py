@@ -1,0 +1,145 @@
+"""Transcripts and references → error rates and what each confidence is worth: the command."""
+
+import csv
+import io
+import json as json_format
+import math
+from typing import Annotated, Any
+
+from cyclopts import Parameter, validators
+from rich.console import Console
+
+from koasr.accuracy import show_alignment, worst_pairs
+from koasr.evaluation import EVALUATED_COLUMNS, Evaluation, evaluate_transcripts
+from koasr.evaluation_plots import draw_plots
+from koasr.evaluation_tables import print_evaluation
+from koasr.model_files import find_model
+from koasr.normalize import Normalizer
+from koasr.reading import read_rejects, read_transcripts
+from koasr.reference_files import read_references
+from koasr.storage import absolute, job_errors, join, write_bytes
+from koasr.tokens import refuse_nested
+from koasr.transcripts import TRANSCRIPTS
+
+NUM_WORST = 50
+_level = Parameter(validator=validators.Number(gt=0, lt=1))
+_from_0 = Parameter(validator=validators.Number(gte=0))
+
+
+def evaluate(
+    transcripts: str,
+    references: str | None = None,
+    /,
+    *,
+    by: tuple[str, ...] = (),
+    model: str | None = None,
+    confidence_level: Annotated[float, _level] = 0.95,
+    wrong_above: Annotated[float, _from_0] = 0.1,
+    json: str | None = None,
+    worst: str | None = None,
+    show: Annotated[int, _from_0] = 0,
+    plots: str | None = None,
+    normalizer: Annotated[Normalizer | None, Parameter(name="*", group="Normalization")] = None,
+) -> None:
+    """Compare transcripts with references: error rates, and what each confidence is worth.
+
+    Rates are of all errors over all characters, never means of rates, with intervals from a
+    bootstrap that draws whole speakers (metadata speaker, speaker_id or client_id), else
+    recordings. Texts are printed only if asked for.
+
+    Example: koasr evaluate s3://out/zeroth dev.trn --side pronunciation --by snr --json dev.json
+
+    Args:
+        transcripts: Output of koasr transcribe, or Parquet files of its schema.
+        references: JSONL manifest, .trn, .tsv, .csv, Parquet, .trans.txt or a folder of those, in
+            UTF-8 or cp949; by default what came along with the speech.
+        by: Column, or key of the metadata, for whose values to give rates too; may be repeated.
+        model: The checkpoint, to say how many characters its vocabulary lacks.
+        confidence_level: Share of the bootstrap's draws inside an interval.
+        wrong_above: CER above which a segment is wrong.
+        json: File for all figures.
+        worst: File (TSV) for the 50 worst recordings with alignments.
+        show: How many of the worst to print.
+        plots: Folder for reliability.svg and risk_coverage.svg.
+        normalizer: How texts are made comparable.
+
+    Raises:
+        JobError: Nothing to compare, or something that was named cannot be read or written.
+    """
+    columns = [*EVALUATED_COLUMNS, *(n for n in by if n in TRANSCRIPTS.names)]
+    found = evaluate_transcripts(
+        read_transcripts(transcripts, list(dict.fromkeys(columns))),
+        None if references is None else read_references(references),
+        read_rejects(transcripts),
+        normalizer or Normalizer(),
+        by=by,
+        vocabulary=None if model is None else _read_vocabulary(model),
+        confidence_level=confidence_level,
+        wrong_above=wrong_above,
+    )
+    document = {"transcripts": transcripts, "references": references} | found.document
+    console = Console(width=100)
+    print_evaluation(document, console)
+    listed = [_worst_row(found, index) for index in worst_pairs(found.counted, NUM_WORST)]
+    for row in listed[:show]:
+        console.print(
+            f"\n{row[0]}  CER {row[1]}\n{row[-1]}", markup=False, highlight=False, soft_wrap=True
+        )
+    if json is not None:
+        text = json_format.dumps(_without_nan(document), ensure_ascii=False, indent=2)
+        _write(json, text.encode())
+    if worst is not None:
+        _write(worst, _to_tsv(listed))
+    if plots is not None:
+        for name, image in draw_plots(document).items():
+            _write(join(plots, name), image)
+
+
+def _read_vocabulary(model: str) -> frozenset[str]:
+    """Tokens of a checkpoint, in lower case as the texts that are compared."""
+    folder, _ = find_model(model, None, ["vocab.json"])
+    vocabulary = folder.read_json("vocab.json")
+    refuse_nested(vocabulary, model)
+    return frozenset(vocabulary) | {token.lower() for token in vocabulary}
+
+
+_WORST_COLUMNS = (
+    "recording_id",
+    "cer",
+    "errors",
+    "ref_chars",
+    "reference",
+    "hypothesis",
+    "alignment",
+)
+
+
+def _worst_row(found: Evaluation, index: int) -> tuple[str, ...]:
+    """A pair as `_WORST_COLUMNS` name it."""
+    pair = found.pairs[index]
+    errors, ref_chars = found.counted.counts[index, :2].tolist()
+    cer = f"{errors / ref_chars:.3f}" if ref_chars else "inf"
+    texts = (pair.reference, pair.hypothesis, show_alignment(pair))
+    return (pair.name, cer, str(errors), str(ref_chars), *texts)
+
+
+def _to_tsv(rows: list[tuple[str, ...]]) -> bytes:
+    sink = io.StringIO()
+    # Normalized texts and escaped names hold no tab and no newline, so nothing needs quotes.
+    writer = csv.writer(sink, "excel-tab", quoting=csv.QUOTE_NONE, quotechar=None)
+    writer.writerows([_WORST_COLUMNS, *rows])
+    return sink.getvalue().encode()
+
+
+def _write(uri: str, data: bytes) -> None:
+    with job_errors(uri):
+        write_bytes(absolute(uri), data)
+
+
+def _without_nan(value: Any) -> Any:
+    """The same document with null for what has no value: JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {name: _without_nan(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

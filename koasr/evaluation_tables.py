@@ -1,0 +1,201 @@
+"""Figures of an evaluation → tables for people, at most 100 columns wide, without any text."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from koasr.confidence_quality import ORACLE, WORDS
+from koasr.summary import duration_text
+
+_RATES = {
+    "cer": ("CER without spaces", "characters"),
+    "raw_cer": ("CER with spaces", "characters"),
+    "wer": ("WER", "words"),
+    "swer": ("WER, spaced as the reference", "words"),
+    "jamo_cer": ("CER of jamo", "letters"),
+    "unknown_share": ("not in the vocabulary", "characters"),
+}
+_MAX_VALUES = 20
+_NUM_CONFUSIONS = 15
+_NOTHING = "∅"
+
+
+def print_evaluation(document: dict[str, Any], console: Console) -> None:
+    """Print what was compared, error rates, parts, confusions and the worth of each score.
+
+    Args:
+        document: As `evaluation.evaluate_transcripts` gives it, with `transcripts` and
+            `references`.
+        console: Where to.
+    """
+    against = document["references"] or "the references that came along"
+    console.print(f"\n{document['transcripts']} against {against}", highlight=False, markup=False)
+    tables = [_compared(document), _rates(document)]
+    tables += [_subsets(document, name) for name in document["subsets"]]
+    tables += [_confusions(document)] if document["confusions"] else []
+    confidence = document["confidence"]
+    if "left_out" in confidence:
+        console.print(f"confidence not assessed: {confidence['left_out']}", highlight=False)
+    else:
+        tables += [_finding(confidence), _meaning(confidence)]
+    for table in tables:
+        console.print(table)
+
+
+def _table(title: str, *columns: str, first: int = 1) -> Table:
+    """A table whose columns from the `first` on hold numbers."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place >= first else "left")
+    return table
+
+
+def _compared(document: dict[str, Any]) -> Table:
+    counts = document["counts"]
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row(
+        "compared",
+        f"{counts['recordings']:,} recordings, {duration_text(counts['audio_s'])} in "
+        f"{counts['segments']:,} segments",
+    )
+    for line in _left_out(counts, document["references"] is not None):
+        table.add_row("not in it", line)
+    table.add_row(
+        "empty",
+        f"{counts['empty_references']:,} references, {counts['empty_hypotheses']:,} hypotheses",
+    )
+    options = document["normalizer"]
+    marks = f", side: {options['side']}" if options["side"] else ""
+    fluent = ", without fillers and false starts" if options["fluent"] else ""
+    table.add_row("texts", f"style: {options['style']}{marks}{fluent}")
+    return table
+
+
+def _left_out(counts: dict[str, Any], is_joined: bool) -> Iterator[str]:
+    if counts["without_reference"]:
+        yield f"{counts['without_reference']:,} recordings without a reference"
+    if counts["unused_references"]:
+        yield f"{counts['unused_references']:,} references without a transcript"
+    if counts["masked"]:
+        yield f"{counts['masked']:,} recordings whose reference hides what was said"
+    if counts["rejected"]:
+        which = "recordings with a reference were" if is_joined else "recordings were"
+        yield f"{counts['rejected']:,} {which} rejected"
+
+
+def _rates(document: dict[str, Any]) -> Table:
+    rates = document["rates"]
+    level = f"{document['confidence_level']:.0%} interval"
+    clusters = f"drawn by {document['counts']['clusters']:,} speakers or recordings"
+    names = list(rates)
+    if document["normalizer"]["style"] == "speech-event":
+        names.sort(key=lambda name: name != "raw_cer")
+    table = _table("", "errors", "rate", level, "errors", "of")
+    table.caption, table.caption_justify = f"{level}: {clusters}", "left"
+    for name in names:
+        rate, (label, unit) = rates[name], _RATES[name]
+        table.add_row(
+            label,
+            _percent(rate["value"]),
+            _interval(rate),
+            f"{rate['errors']:,}",
+            f"{rate['length']:,} {unit}",
+        )
+    return table
+
+
+def _subsets(document: dict[str, Any], name: str) -> Table:
+    subsets = document["subsets"][name]
+    table = _table("", name, "recordings", "audio", "CER", "interval", "WER", "sWER")
+    for value, found in list(subsets.items())[:_MAX_VALUES]:
+        rates = found["rates"]
+        table.add_row(
+            value or _NOTHING,
+            f"{found['recordings']:,}",
+            duration_text(found["audio_s"]),
+            _percent(rates["cer"]["value"]),
+            _interval(rates["cer"]),
+            _percent(rates["wer"]["value"]),
+            _percent(rates["swer"]["value"]),
+        )
+    if len(subsets) > _MAX_VALUES:
+        table.caption = f"and {len(subsets) - _MAX_VALUES:,} more values: see --json"
+    return table
+
+
+def _confusions(document: dict[str, Any]) -> Table:
+    shown = (
+        f"{one['reference'] or _NOTHING}→{one['hypothesis'] or _NOTHING} {one['count']:,}"
+        for one in document["confusions"][:_NUM_CONFUSIONS]
+    )
+    table = _table("", "most common confusions (reference→hypothesis, count)")
+    table.add_row("   ".join(shown))
+    return table
+
+
+def _finding(confidence: dict[str, Any]) -> Table:
+    """How well each score finds wrong segments and words, and what keeping the best costs."""
+    segments, words = confidence["segments"], confidence["words"]
+    wrong = f"CER > {confidence['wrong_above']:.0%}"
+    share = segments[ORACLE]["wrong"]["share"]
+    title = (
+        f"wrong segments ({wrong}): {_percent(share)}; "
+        f"wrong words: {_percent(words[WORDS]['wrong']['share'])}"
+    )
+    kept = list(segments[ORACLE]["cer_kept"])
+    columns = ["segment AUROC", "AUPR", "word AUROC", "AUPR", "Spear- man", "AURC"]
+    table = _table(title, "score", *columns, *(f"CER at {float(s):.0%}" for s in kept))
+    for name, found in sorted(segments.items(), key=_by_auroc):
+        of_words = words.get(name, {"wrong": {"auroc": math.nan, "aupr": math.nan}})["wrong"]
+        table.add_row(
+            name,
+            *map(_number, (found["wrong"]["auroc"], found["wrong"]["aupr"])),
+            *map(_number, (of_words["auroc"], of_words["aupr"])),
+            _number(found["spearman"]),
+            _number(found["aurc"]),
+            *(_percent(found["cer_kept"][share]) for share in kept),
+        )
+    own = words[WORDS]["wrong"]
+    table.add_row(WORDS, "", "", _number(own["auroc"]), _number(own["aupr"]))
+    without = max(found["num_without"] for found in segments.values())
+    if without:
+        table.caption = f"up to {without:,} segments have no score (empty) and are left out"
+        table.caption_justify = "left"
+    return table
+
+
+def _by_auroc(entry: tuple[str, dict[str, Any]]) -> tuple[bool, float, str]:
+    auroc = entry[1]["wrong"]["auroc"]
+    return entry[0] == ORACLE, -auroc if math.isfinite(auroc) else 0.0, entry[0]
+
+
+def _meaning(confidence: dict[str, Any]) -> Table:
+    """Whether scores that claim to be probabilities are, in 15 bins."""
+    table = _table("", "as a probability", "of", "ECE", "Brier", "NCE", first=2)
+    rows = {name: found.get("char_error") for name, found in confidence["segments"].items()}
+    for name, found in rows.items():
+        if found:
+            table.add_row(name, "a wrong character", *_three(found))
+    if found := confidence["words"][WORDS]["word_error"]:
+        table.add_row(WORDS, "a wrong word", *_three(found))
+    return table
+
+
+def _three(found: dict[str, Any]) -> Iterator[str]:
+    return (_number(found[name]) for name in ("ece", "brier", "nce"))
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.2%}"
+
+
+def _interval(rate: dict[str, Any]) -> str:
+    return "-" if rate["low"] is None else f"{rate['low']:.2%} – {rate['high']:.2%}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"
