@@ -93,7 +93,8 @@ def _assess_segments(
     trust = np.nan_to_num(_trust(name, values[has]))
     curve = risk_coverage(trust, scored.errors[has], scored.ref_chars[has], seconds[has])
     is_wrong = cer[has] > wrong_above
-    points = np.unique(np.linspace(0, len(curve.risk), _CURVE_POINTS).astype(np.int64)[1:])
+    num_points = min(len(curve.risk), _CURVE_POINTS)
+    points = np.linspace(1, len(curve.risk), num_points).astype(np.int64)
     found: dict[str, Any] = {
         "num_segments": int(has.sum()),
         "num_without": int((~has).sum()),

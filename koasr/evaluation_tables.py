@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from koasr.confidence_quality import ORACLE, WORDS
@@ -48,9 +48,10 @@ def print_evaluation(document: dict[str, Any], console: Console) -> None:
 
 def _table(title: str, *columns: str, first: int = 1) -> Table:
     """A table whose columns from the `first` on hold numbers."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place >= first else "left")
+        justify: JustifyMethod = "right" if place >= first else "left"
+        table.add_column(column, justify=justify, no_wrap=not place)
     return table
 
 
@@ -129,10 +130,11 @@ def _subsets(document: dict[str, Any], name: str) -> Table:
 
 def _confusions(document: dict[str, Any]) -> Table:
     shown = (
-        f"{one['reference'] or _NOTHING}→{one['hypothesis'] or _NOTHING} {one['count']:,}"
+        # A space that no line breaks at.
+        f"{one['reference'] or _NOTHING}→{one['hypothesis'] or _NOTHING}\u00a0{one['count']:,}"
         for one in document["confusions"][:_NUM_CONFUSIONS]
     )
-    table = _table("", "most common confusions (reference→hypothesis, count)")
+    table = Table("most common confusions (reference→hypothesis, count)", box=box.SIMPLE_HEAD)
     table.add_row("   ".join(shown))
     return table
 
@@ -147,8 +149,8 @@ def _finding(confidence: dict[str, Any]) -> Table:
         f"wrong words: {_percent(words[WORDS]['wrong']['share'])}"
     )
     kept = list(segments[ORACLE]["cer_kept"])
-    columns = ["segment AUROC", "AUPR", "word AUROC", "AUPR", "Spear- man", "AURC"]
-    table = _table(title, "score", *columns, *(f"CER at {float(s):.0%}" for s in kept))
+    columns = ["segment\nAUROC", "\nAUPR", "word\nAUROC", "\nAUPR", "Spear-\nman", "\nAURC"]
+    table = _table(title, "score", *columns, *(f"CER at\n{float(s):.0%}" for s in kept))
     for name, found in sorted(segments.items(), key=_by_auroc):
         of_words = words.get(name, {"wrong": {"auroc": math.nan, "aupr": math.nan}})["wrong"]
         table.add_row(

@@ -4,7 +4,7 @@ import json
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from koasr.errors import JobError
@@ -118,6 +118,7 @@ def test_a_description_is_json_and_differs_with_the_options() -> None:
     assert json.loads(described[0])["version"] == 1
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_it_is_the_same_word_by_word_and_twice(text: str) -> None:
     for normalizer in (Normalizer(), Normalizer(style="none")):

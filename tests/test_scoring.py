@@ -6,7 +6,7 @@ from typing import Any
 import jiwer
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from koasr.errors import JobError
@@ -137,6 +137,7 @@ def test_decomposed_hangul_is_the_same_on_both_sides() -> None:
 texts = st.text("가나다 ", min_size=0, max_size=12)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(texts, st.lists(texts, min_size=1, max_size=3)), min_size=1, max_size=4))
 def test_pooled_counts_are_those_of_jiwer(recordings: list[tuple[str, list[str]]]) -> None:
     rows = [
