@@ -81,7 +81,9 @@ def count_pairs(
         transcripts: With `recording_id`, `metadata` and `duration_s`.
         vocabulary: Tokens of the model, if it is known.
     """
-    counts = [_count(pair, vocabulary or ()) for pair in pairs]
+    letters = {letter for pair in pairs for letter in pair.reference} - {" "}
+    unknown = {x for x in letters if vocabulary is not None and not _is_known(x, vocabulary)}
+    counts = [_count(pair, unknown) for pair in pairs]
     seconds = transcripts["duration_s"].to_numpy()
     firsts = transcripts.take(pa.array([pair.rows[0] for pair in pairs], pa.int64()))
     return Counted(
@@ -92,7 +94,7 @@ def count_pairs(
     )
 
 
-def _count(pair: Pair, vocabulary: Container[str]) -> tuple[int, ...]:
+def _count(pair: Pair, unknown: Container[str]) -> tuple[int, ...]:
     found = count_errors(pair.reference, pair.hypothesis)
     return (
         found.char_errors,
@@ -103,7 +105,7 @@ def _count(pair: Pair, vocabulary: Container[str]) -> tuple[int, ...]:
         found.ref_words,
         count_spaced_word_errors(pair.reference, pair.hypothesis),
         *count_jamo_errors(pair.reference, pair.hypothesis),
-        sum(not _is_known(char, vocabulary) for char in pair.reference.replace(" ", "")),
+        sum(letter in unknown for letter in pair.reference),
     )
 
 

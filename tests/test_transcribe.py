@@ -24,6 +24,7 @@ from sound import encode, tone, write_tar
 from koasr import job
 from koasr.audio import load_waveform
 from koasr.checkpoint import open_checkpoint
+from koasr.cli import main
 from koasr.convert import convert
 from koasr.errors import JobError
 from koasr.ledger import open_ledger
@@ -125,6 +126,26 @@ def test_words_are_those_of_the_text_with_times_and_confidence(bundle: Path) -> 
         assert all(0.0 <= word["confidence"] <= 1.0 for word in row["words"])
         assert row["is_empty"] == (row["text"] == "") == (row["confidence"] is None)
         assert row["is_empty"] or 0.0 < row["confidence"] <= 1.0
+
+
+def test_evaluating_a_run_finds_the_errors_of_its_summary(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [str(bundle), "--style", "none", "--json", str(tmp_path / "found.json")]
+    with pytest.raises(SystemExit, match="0"):
+        main(["evaluate", *places])
+    found = json.loads((tmp_path / "found.json").read_text())
+    (summary,) = (json.loads(path.read_text()) for path in bundle.rglob("summary.json"))
+    counted = {
+        "cer": ("char_errors", "ref_chars"),
+        "raw_cer": ("raw_char_errors", "raw_ref_chars"),
+        "wer": ("word_errors", "ref_words"),
+    }
+    for name, (errors, length) in counted.items():
+        rate = found["rates"][name]
+        expected = summary["errors"][errors], summary["errors"][length]
+        assert (rate["errors"], rate["length"]) == expected
+    assert f"{len(BAD)} recordings were rejected" in capsys.readouterr().out
 
 
 def test_the_summary_says_how_the_model_was_fed(bundle: Path) -> None:
