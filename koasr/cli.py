@@ -70,6 +70,17 @@ app.command(
     """,
 )
 app.command(
+    "koasr.select:select",
+    name="select",
+    help="""Keep what can be trusted, say how many hours that is, and write it as a training set.
+
+    Ranks segments by confidence, leaves out what cannot be a good label, and prints what each hour
+    more costs in expected CER. Needs koasr calibrate for that.
+
+    Example: koasr select OUT --max-expected-cer 0.05 --to webdataset --out s3://sets/night-1
+    """,
+)
+app.command(
     "koasr.status:status",
     name="status",
     help="""Say what an output holds, which runs it has, and what they have left to do.

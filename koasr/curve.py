@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from koasr.calibration import Floats, Threshold, log_odds
+from koasr.errors import JobError
 
 _GRID = 200
 MIN_CLUSTERS = 10
@@ -50,8 +51,14 @@ def fit_curve(labelled: Labelled) -> Floats:
 
     Returns:
         Shape (num_knots, 2).
+
+    Raises:
+        JobError: scikit-learn is not installed.
     """
-    from sklearn.isotonic import IsotonicRegression
+    try:
+        from sklearn.isotonic import IsotonicRegression
+    except ImportError as error:
+        raise JobError("scikit-learn is not installed: pip install koasr[trust]") from error
 
     scores, chars = log_odds(labelled.scores), labelled.hyp_chars
     levels = IsotonicRegression(increasing=False).fit_transform(

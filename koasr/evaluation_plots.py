@@ -3,6 +3,7 @@
 import io
 from typing import TYPE_CHECKING, Any
 
+from koasr.calibration import Floats
 from koasr.confidence_quality import ORACLE, WORDS
 from koasr.errors import JobError
 
@@ -79,6 +80,28 @@ def _draw_risk_coverage(confidence: dict[str, Any]) -> bytes:
         ylim=0,
     )
     axes.legend()
+    return _to_svg(figure)
+
+
+def draw_yield(hours: Floats, expected_cer: Floats, num_kept: int) -> bytes:
+    """An SVG of how the expected CER grows with the hours kept, and where a selection stands.
+
+    Args:
+        hours: Of the best one, two, … segments together. Shape (num_segments,).
+        expected_cer: Of the same; NaN without a calibration.
+        num_kept: How many were selected.
+
+    Raises:
+        JobError: matplotlib is not installed.
+    """
+    figure = _new_figure()
+    axes = figure.add_subplot()
+    axes.plot(hours, expected_cer)
+    if num_kept:
+        label = f"kept: {hours[num_kept - 1]:.2f} h"
+        axes.plot(hours[num_kept - 1], expected_cer[num_kept - 1], "o", label=label)
+        axes.legend()
+    axes.set(xlabel="hours kept, the surest first", ylabel="expected CER of them", ylim=0)
     return _to_svg(figure)
 
 

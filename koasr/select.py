@@ -1,0 +1,262 @@
+"""Transcripts → pseudo-labels on order: so good, so many hours, or so large a share."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from cyclopts import Parameter, validators
+from rich.console import Console
+from rich.table import Table
+
+from koasr.calibration import (
+    Calibration,
+    Drift,
+    calibrate_rows,
+    check_fingerprint,
+    count_confidence,
+    find_drift,
+    kept_calibration,
+    read_calibration,
+)
+from koasr.clips import COLUMNS
+from koasr.datasets import Format
+from koasr.errors import JobError
+from koasr.evaluation_plots import draw_yield
+from koasr.limits import DEFAULT_LIMITS, Limits
+from koasr.reading import read_transcripts
+from koasr.selection import Candidates, Filters, find_candidates, hours_per
+from koasr.storage import absolute, job_errors, write_bytes
+from koasr.summary import drift_text
+from koasr.training_sets import export_selection
+from koasr.transcripts import RAW_CALIBRATION, TRANSCRIPTS
+
+_READ = {*COLUMNS, "run_id", "duration_s", "is_empty", "evidence", "metadata"} - {"words"}
+_STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_rate = Parameter(validator=validators.Number(gt=0, lte=1))
+_positive = Parameter(validator=validators.Number(gt=0))
+
+
+@dataclass(frozen=True)
+class Order:
+    """How much to keep. One of these.
+
+    Args:
+        max_expected_cer: What holds this CER, 0.05 for 5 %: by the calibration's threshold where
+            its promise carries, else by the forecast.
+        hours: So many hours, the surest.
+        keep: Such a share of the hours that pass the filters, the surest: 60% or 0.6.
+    """
+
+    max_expected_cer: Annotated[float | None, _rate] = None
+    hours: Annotated[float | None, _positive] = None
+    keep: str | None = None
+
+    def __str__(self) -> str:
+        """As flags: a selection is known by it."""
+        named = {"max-expected-cer": self.max_expected_cer, "hours": self.hours, "keep": self.keep}
+        return " ".join(f"--{name} {value}" for name, value in named.items() if value is not None)
+
+
+NO_ORDER = Order()
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """How many of the best candidates to keep, and on what grounds."""
+
+    count: int
+    why: str
+
+
+def select(
+    output: str,
+    /,
+    *,
+    order: Annotated[Order, Parameter(name="*", group="How much")] = NO_ORDER,
+    calibration: str | None = None,
+    filters: Annotated[Filters | None, Parameter(name="*", group="Filters")] = None,
+    to: Format | None = None,
+    out: str | None = None,
+    trim: bool = False,
+    rows: str | None = None,
+    plot: str | None = None,
+    limits: Annotated[Limits, Parameter(name="*", group="Limits of untrusted input")] = (
+        DEFAULT_LIMITS
+    ),
+) -> None:
+    """Keep what can be trusted, say how many hours that is, and write it as a training set.
+
+    Args:
+        output: Output of koasr transcribe.
+        order: How much to keep.
+        calibration: File of koasr calibrate; by default what the output was transcribed with.
+        filters: What is left out however sure the model was.
+        to: Layout of the training set; with --out.
+        out: Folder or URI for it: audio cut to the segments, text, provenance.
+        trim: Cut to the words, not to the segments.
+        rows: Parquet file for the selected transcripts alone, without audio.
+        plot: SVG file for the yield curve.
+        limits: What untrusted input may ask.
+
+    Raises:
+        JobError: Nothing to select from, no calibration for the order, or nothing that fits it.
+    """
+    filters, console = filters or Filters(), Console(soft_wrap=True)
+    if (to is None) != (out is None):
+        raise JobError("--to and --out go together: a layout and where it is written", 2)
+    share = _share(order)
+    columns = _READ | _extra_columns(filters) | ({"words"} if trim else set())
+    table = read_transcripts(output, sorted(columns))
+    made = read_calibration(calibration) if calibration else _find_calibration(table, output)
+    drift = None
+    if made:
+        for fingerprint in pc.unique(table["fingerprint"]).to_pylist():
+            check_fingerprint(made, fingerprint)
+        table = calibrate_rows(table, made)
+        drift = find_drift(made, count_confidence(table["confidence"]))
+    found = find_candidates(table, made, filters)
+    chosen = choose(found, order, share, made, drift)
+    _print(table, found, chosen, drift, console)
+    if plot is not None:
+        _write(plot, draw_yield(found.hours.cumsum(), found.forecast(), chosen.count))
+    selected = table.take(pa.array(np.sort(found.rows[: chosen.count])))
+    if rows is not None:
+        _write(rows, _to_parquet(selected))
+    if to is None or out is None:
+        return
+    counts = export_selection(
+        selected,
+        output=output,
+        to=to,
+        out=out,
+        selection=f"{order}{filters} by {made.label if made else RAW_CALIBRATION}",
+        trim=trim,
+        limits=limits,
+        console=console,
+    )
+    skipped = "".join(f", {n:,} {why}" for why, n in counts.num_skipped.items())
+    console.print(
+        f"koasr: wrote {counts.num_clips:,} clips, {counts.hours:.2f} h, to {out}{skipped}",
+        highlight=False,
+    )
+
+
+def _share(order: Order) -> float | None:
+    """The share that `--keep` names, with what else is wrong about an order."""
+    given = [v for v in (order.max_expected_cer, order.hours, order.keep) if v is not None]
+    if len(given) != 1:
+        raise JobError("wanted one of --max-expected-cer, --hours and --keep: how much to keep", 2)
+    if order.keep is None:
+        return None
+    number = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", order.keep)
+    share = float(number[1]) / (100 if number[2] else 1) if number else 0.0
+    if not 0 < share <= 1:
+        raise JobError(f"--keep: found {order.keep!r}, wanted a share such as 60% or 0.6", 2)
+    return share
+
+
+def _extra_columns(filters: Filters) -> set[str]:
+    """Columns that `--max-hours-per` names; other keys are the metadata's."""
+    try:
+        return {key for key in hours_per(filters) if key in TRANSCRIPTS.names}
+    except ValueError as error:
+        found = ", ".join(filters.max_hours_per)
+        raise JobError(f"--max-hours-per: found {found}, wanted KEY=HOURS", 2) from error
+
+
+def _find_calibration(table: pa.Table, output: str) -> Calibration | None:
+    """The calibration that all of an output's rows were made with, None of raw ones."""
+    labels = [label for label in pc.unique(table["calibration"]).to_pylist() if label]
+    if labels == [RAW_CALIBRATION]:
+        return None
+    if len(labels) != 1:
+        found = ", ".join(sorted(labels)) or "none"
+        raise JobError(f"{output} has rows of the calibrations {found}: choose with --calibration")
+    return kept_calibration(absolute(output), labels[0])
+
+
+def choose(
+    found: Candidates,
+    order: Order,
+    share: float | None,
+    calibration: Calibration | None,
+    drift: Drift | None,
+) -> Chosen:
+    """How many of the best candidates an order keeps.
+
+    Raises:
+        JobError: It needs a calibration, or nothing fits it.
+    """
+    if order.max_expected_cer is None:
+        hours = found.hours.cumsum()
+        limit = order.hours if share is None else share * float(found.hours.sum())
+        # What ends exactly at the limit is in, whatever the rounding of the sum.
+        count = int(np.searchsorted(hours, (limit or 0.0) + 1e-9, side="right"))
+        return Chosen(count, "the surest, as ordered")
+    if calibration is None or drift is None:
+        raise JobError(
+            "--max-expected-cer needs a calibration: make one with koasr calibrate and pass it "
+            "with --calibration, or order with --hours or --keep"
+        )
+    target = order.max_expected_cer
+    threshold = calibration.threshold(target)
+    if not drift.has_drifted and threshold and threshold.min_score is not None:
+        count = int(np.sum(found.scores >= threshold.min_score))
+        held = f"{threshold.target:.1%}"
+        if threshold.target < target - 1e-9:
+            held += f" (the calibration's nearest to {target:.1%})"
+        return Chosen(count, f"by the threshold that holds CER ≤ {held}")
+    fits = np.flatnonzero(found.forecast() <= target)
+    count = int(fits[-1]) + 1 if len(fits) else 0
+    because = "the speech has drifted" if drift.has_drifted else "no threshold can be held"
+    return Chosen(count, f"forecast only, without guarantee: {because}")
+
+
+def _print(
+    table: pa.Table,
+    found: Candidates,
+    chosen: Chosen,
+    drift: Drift | None,
+    console: Console,
+) -> None:
+    hours, forecast = found.hours.cumsum(), found.forecast()
+    all_hours = float(pc.sum(table["duration_s"]).as_py() or 0.0) / 3600
+    filtered = Table("left out", "segments", "hours", title_justify="left")
+    for removed in found.removed:
+        filtered.add_row(removed.why, f"{removed.num_segments:,}", f"{removed.hours:.2f}")
+    if found.removed:
+        console.print(filtered)
+    curve = Table("hours", "of all", "expected CER", "score from", title="yield: the surest …")
+    counts = [max(1, round(step * len(found.rows))) for step in _STEPS] if len(hours) else []
+    for count in counts:
+        at = count - 1
+        cer = "-" if np.isnan(forecast[at]) else f"{forecast[at]:.2%}"
+        cells = f"{hours[at]:.2f}", f"{hours[at] / all_hours:.0%}", cer, f"{found.scores[at]:.3f}"
+        curve.add_row(*cells, style="bold" if count == chosen.count else "")
+    console.print(curve)
+    if drift:
+        console.print(f"koasr: drift: {drift_text(drift)}", highlight=False)
+    kept, expected = (
+        (hours[chosen.count - 1], forecast[chosen.count - 1]) if chosen.count else (0.0, np.nan)
+    )
+    hope = "no expected CER" if np.isnan(expected) else f"expected CER {expected:.2%}"
+    console.print(
+        f"koasr: keeps {chosen.count:,} of {len(table):,} segments, {kept:.2f} of"
+        f" {all_hours:.2f} h; {hope}; {chosen.why}",
+        highlight=False,
+    )
+
+
+def _to_parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def _write(uri: str, data: bytes) -> None:
+    with job_errors(uri):
+        write_bytes(absolute(uri), data)
