@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench torture clean
+.PHONY: demo test lint bench trust torture clean
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,9 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python bench/bench.py $(ARGS)
+
+trust: $(STAMP)
+	$(BIN)/python bench/trust.py $(ARGS)
 
 torture: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python bench/torture.py $(ARGS)
