@@ -39,7 +39,7 @@ def read_scores(table: pa.Table) -> dict[str, Floats]:
     """
     columns = {name: table[name] for name in ("confidence", "expected_cer")}
     evidence = table["evidence"]
-    columns |= {field.name: pc.struct_field(evidence, field.name) for field in evidence.type}
+    columns |= {score.name: pc.struct_field(evidence, score.name) for score in evidence.type}
     scores = {name: pc.cast(column, pa.float64()).to_numpy() for name, column in columns.items()}
     return {name: values for name, values in scores.items() if not np.isnan(values).all()}
 

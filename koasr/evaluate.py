@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 from rich.console import Console
+from rich.text import Text
 
 from koasr.accuracy import show_alignment, worst_pairs
 from koasr.evaluation import EVALUATED_COLUMNS, Evaluation, evaluate_transcripts
 from koasr.evaluation_plots import draw_plots
-from koasr.evaluation_tables import print_evaluation
+from koasr.evaluation_tables import print_evaluation, printable
 from koasr.model_files import find_model
 from koasr.normalize import Normalizer
 from koasr.reading import read_rejects, read_transcripts
@@ -47,8 +48,6 @@ def evaluate(
     bootstrap that draws whole speakers (metadata speaker, speaker_id or client_id), else
     recordings. Texts are printed only if asked for.
 
-    Example: koasr evaluate s3://out/zeroth dev.trn --side pronunciation --by snr --json dev.json
-
     Args:
         transcripts: Output of koasr transcribe, or Parquet files of its schema.
         references: JSONL manifest, .trn, .tsv, .csv, Parquet, .trans.txt or a folder of those, in
@@ -59,7 +58,7 @@ def evaluate(
         wrong_above: CER above which a segment is wrong.
         json: File for all figures.
         worst: File (TSV) for the 50 worst recordings with alignments.
-        show: How many of the worst to print.
+        show: How many of them to print.
         plots: Folder for reliability.svg and risk_coverage.svg.
         normalizer: How texts are made comparable.
 
@@ -82,9 +81,8 @@ def evaluate(
     print_evaluation(document, console)
     listed = [_worst_row(found, index) for index in worst_pairs(found.counted, NUM_WORST)]
     for row in listed[:show]:
-        console.print(
-            f"\n{row[0]}  CER {row[1]}\n{row[-1]}", markup=False, highlight=False, soft_wrap=True
-        )
+        name, cer, *_, alignment = map(printable, row)
+        console.print(Text(f"\n{name}  CER {cer}\n{alignment}"), soft_wrap=True)
     if json is not None:
         text = json_format.dumps(_without_nan(document), ensure_ascii=False, indent=2)
         _write(json, text.encode())
@@ -120,12 +118,12 @@ def _worst_row(found: Evaluation, index: int) -> tuple[str, ...]:
     errors, ref_chars = found.counted.counts[index, :2].tolist()
     cer = f"{errors / ref_chars:.3f}" if ref_chars else "inf"
     texts = (pair.reference, pair.hypothesis, show_alignment(pair))
-    return (pair.name, cer, str(errors), str(ref_chars), *texts)
+    return (" ".join(pair.name.split()), cer, str(errors), str(ref_chars), *texts)
 
 
 def _to_tsv(rows: list[tuple[str, ...]]) -> bytes:
     sink = io.StringIO()
-    # Normalized texts and escaped names hold no tab and no newline, so nothing needs quotes.
+    # Neither texts nor names hold a tab or a newline here, so nothing needs quotes.
     writer = csv.writer(sink, "excel-tab", quoting=csv.QUOTE_NONE, quotechar=None)
     writer.writerows([_WORST_COLUMNS, *rows])
     return sink.getvalue().encode()

@@ -6,7 +6,9 @@ from typing import Any
 
 from rich import box
 from rich.console import Console, JustifyMethod
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from koasr.confidence_quality import ORACLE, WORDS
 from koasr.summary import duration_text
@@ -20,8 +22,11 @@ _RATES = {
     "unknown_share": ("not in the vocabulary", "characters"),
 }
 _MAX_VALUES = 20
+_MAX_CHARS = 30
 _NUM_CONFUSIONS = 15
 _NOTHING = "∅"
+_SPACES = " \u00a0"
+"""The second one keeps a line from breaking."""
 
 
 def print_evaluation(document: dict[str, Any], console: Console) -> None:
@@ -33,7 +38,7 @@ def print_evaluation(document: dict[str, Any], console: Console) -> None:
         console: Where to.
     """
     against = document["references"] or "the references that came along"
-    console.print(f"\n{document['transcripts']} against {against}", highlight=False, markup=False)
+    console.print(Text(f"\n{document['transcripts']} against {against}"), soft_wrap=True)
     tables = [_compared(document), _rates(document)]
     tables += [_subsets(document, name) for name in document["subsets"]]
     tables += [_confusions(document)] if document["confusions"] else []
@@ -111,11 +116,11 @@ def _rates(document: dict[str, Any]) -> Table:
 
 def _subsets(document: dict[str, Any], name: str) -> Table:
     subsets = document["subsets"][name]
-    table = _table("", name, "recordings", "audio", "CER", "interval", "WER", "sWER")
+    table = _table("", escape(name), "recordings", "audio", "CER", "interval", "WER", "sWER")
     for value, found in list(subsets.items())[:_MAX_VALUES]:
         rates = found["rates"]
         table.add_row(
-            value or _NOTHING,
+            Text(printable(value)[:_MAX_CHARS] or _NOTHING),
             f"{found['recordings']:,}",
             duration_text(found["audio_s"]),
             _percent(rates["cer"]["value"]),
@@ -130,12 +135,11 @@ def _subsets(document: dict[str, Any], name: str) -> Table:
 
 def _confusions(document: dict[str, Any]) -> Table:
     shown = (
-        # A space that no line breaks at.
         f"{one['reference'] or _NOTHING}→{one['hypothesis'] or _NOTHING}\u00a0{one['count']:,}"
         for one in document["confusions"][:_NUM_CONFUSIONS]
     )
     table = Table("most common confusions (reference→hypothesis, count)", box=box.SIMPLE_HEAD)
-    table.add_row("   ".join(shown))
+    table.add_row(Text(printable("   ".join(shown))))
     return table
 
 
@@ -189,6 +193,16 @@ def _meaning(confidence: dict[str, Any]) -> Table:
 
 def _three(found: dict[str, Any]) -> Iterator[str]:
     return (_number(found[name]) for name in ("ece", "brier", "nce"))
+
+
+def printable(text: str) -> str:
+    r"""Text from data as a terminal can be given it: control characters could steer it.
+
+    Example:
+        >>> printable("5 dB\x1b[2J")
+        '5 dB?[2J'
+    """
+    return "".join(char if char.isprintable() or char in _SPACES else "?" for char in text)
 
 
 def _percent(value: float | None) -> str:

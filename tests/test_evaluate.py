@@ -15,6 +15,8 @@ from outputs import ids, night, tar
 from test_cli import call
 from test_scoring import row, table
 
+from koasr.storage import list_names, read_bytes, write_bytes
+
 ROOT = Path(__file__).parent.parent
 SECRET = "비밀"
 
@@ -189,6 +191,22 @@ def test_no_text_is_printed_unless_asked_for(
     assert "오늘 날[씨→시]가 [좋→존]다" in capsys.readouterr().out
 
 
+def test_what_data_say_cannot_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steering = "\x1b[2J[red]\t"
+    named = [("place", f"{steering}{'x' * 200}")]
+    rows = [transcript(f"r{steering}", f"네{steering}", "내", 0.5, metadata=named)]
+    pq.write_table(table(rows), tmp_path / "t.parquet")
+    worst = tmp_path / "worst.tsv"
+    places = [str(tmp_path / "t.parquet"), "--by", "place", "--worst", str(worst), "--show", "1"]
+    assert call("evaluate", *places, "--style", "none") == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "?[2J[red]" in printed
+    assert len(worst.read_text().splitlines()[1].split("\t")) == 7
+
+
 def test_diagrams_are_the_same_each_time(transcripts: str, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         assert call("evaluate", transcripts, "--plots", str(tmp_path / folder)) == 0
@@ -231,6 +249,15 @@ def test_a_mistake_is_one_line(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("koasr: ")
     assert found in line
+
+
+def test_everything_may_lie_in_a_store(s3: str, transcripts: str) -> None:
+    write_bytes(f"{s3}/t/a.parquet", Path(transcripts).read_bytes())
+    write_bytes(f"{s3}/dev.trn", "K/r00.pcm :: 오늘 날씨\n".encode())
+    places = [f"{s3}/t/*.parquet", f"{s3}/dev.trn", "--json", f"{s3}/found.json"]
+    assert call("evaluate", *places, "--worst", f"{s3}/worst.tsv", "--plots", f"{s3}/plots") == 0
+    assert json.loads(read_bytes(f"{s3}/found.json"))["counts"]["recordings"] == 1
+    assert sorted(list_names(f"{s3}/plots")) == ["reliability.svg", "risk_coverage.svg"]
 
 
 @pytest.mark.parametrize(
