@@ -36,11 +36,15 @@ _WANTED = "a JSONL manifest, .trn, .tsv, .csv, .trans.txt or a folder of those, 
 
 @dataclass(frozen=True)
 class Reference:
-    """A text, and the names under which its recording may be known: exact ids, or a path."""
+    """A text, and the names under which its recording may be known: exact ids, or a path.
+
+    `offset` is where a manifest's line starts in its file: several lines may cut one.
+    """
 
     ids: tuple[str, ...]
     path: str
     text: str
+    offset: str = ""
 
 
 def read_references(uri: str) -> list[Reference]:
@@ -96,7 +100,9 @@ def _read_manifest(file: StoredFile, kind: Kind) -> Iterator[Reference]:
         if text is not None:
             ids = [others[name] for name in _ID_KEYS if name in others]
             # The key that koasr gives this very line, should it have transcribed the manifest.
-            yield Reference((*ids, f"{file.uri}\n{key}"), entry["audio_filepath"], text)
+            own = f"{file.uri}\n{key}"
+            path, offset = entry["audio_filepath"], others.get("offset", "")
+            yield Reference((*ids, own), path, text, offset)
 
 
 def _read_table(uri: str) -> Iterator[Reference]:

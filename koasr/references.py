@@ -3,6 +3,7 @@
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -92,7 +93,7 @@ class _Names:
         self._found = found
         self._ids = self._index((nfc(n), i) for i, r in enumerate(found) for n in r.ids)
         self._paths = [
-            self._index((t, i) for i, r in enumerate(found) for t in _tail(r.path, depth))
+            self._index((n, i) for i, r in enumerate(found) for n in _known_as(r, depth))
             for depth in _DEPTHS
         ]
 
@@ -108,10 +109,10 @@ class _Names:
         """The reference with one of these ids."""
         return next((self._one(self._ids, nfc(n)) for n in names if nfc(n) in self._ids), None)
 
-    def of_path(self, path: str) -> int | None:
+    def of_path(self, path: str, offset: str) -> int | None:
         """The reference whose path ends as this one, the longest ending first."""
         for depth, index in zip(_DEPTHS, self._paths, strict=True):
-            for name in _tail(path, depth):
+            for name in _asked_for_as(path, offset, depth):
                 if name in index:
                     return self._one(index, name)
         return None
@@ -125,28 +126,58 @@ class _Names:
         return index[name]
 
 
-def _tail(path: str, depth: int) -> Iterator[str]:
-    """The last parts of a path, without the extension of audio or text; nothing for a short one."""
+def _tail(path: str, depth: int) -> str | None:
+    """The last parts of a path, without the extension of audio or text; None of a short one."""
     path = nfc(path).rstrip("/")
     stem, extension = posixpath.splitext(path)
     parts = (stem if is_audio(path) or extension.lower() == ".txt" else path).split("/")
-    if path and len(parts) >= depth:
-        yield "/".join(parts[-depth:])
+    return "/".join(parts[-depth:]) if path and len(parts) >= depth else None
+
+
+def _start(offset: str) -> float | None:
+    """Where a manifest's line begins in its file; None if it does not say."""
+    with suppress(ValueError):
+        return float(offset)
+    return None
+
+
+def _known_as(reference: Reference, depth: int) -> Iterator[str]:
+    """A part of a file is known by where it begins, and by the file's name if it is the only one.
+
+    Example:
+        >>> list(_known_as(Reference((), "/a/b/c.wav", "네", "2.50"), 2))
+        ['b/c from 2.500 s', 'b/c']
+    """
+    name, start_s = _tail(reference.path, depth), _start(reference.offset)
+    if name is not None and start_s is not None:
+        yield f"{name} from {start_s:.3f} s"
+    if name is not None:
+        yield name
+
+
+def _asked_for_as(path: str, offset: str, depth: int) -> Iterator[str]:
+    """As `_known_as`, of a recording: a part that begins later is never taken for the whole."""
+    name, start_s = _tail(path, depth), _start(offset)
+    if name is not None and start_s is not None:
+        yield f"{name} from {start_s:.3f} s"
+    if name is not None and not start_s:
+        yield name
 
 
 def _match(names: _Names, table: pa.Table) -> dict[str, int]:
     """recording_id → index of its reference."""
     columns = [table[name].to_pylist() for name in ("recording_id", "source_uri", "source_key")]
-    paths: list[str | None] = [None] * table.num_rows
+    described = [[None] * table.num_rows] * 2
     if "metadata" in table.column_names:
-        paths = pc.map_lookup(table["metadata"], "path", "first").to_pylist()
+        found = (pc.map_lookup(table["metadata"], key, "first") for key in ("path", "offset"))
+        described = [values.to_pylist() for values in found]
     matched: dict[str, int] = {}
-    for name, uri, key, path in zip(*columns, paths, strict=True):
+    for name, uri, key, path, offset in zip(*columns, *described, strict=True):
         if name in matched:
             continue
         index = names.of_id(name, f"{uri}\n{key}", *([key] if key else []))
         if index is None:
-            index = names.of_path(_path_of(uri, key, path))
+            index = names.of_path(_path_of(uri, key, path), offset or "")
         if index is not None:
             matched[name] = index
     return matched

@@ -137,6 +137,20 @@ def test_a_manifest_that_was_transcribed_names_its_own_lines(tmp_path: Path) -> 
     assert texts(read_references(str(manifest)), *rows) == ["하나", "둘"]
 
 
+def test_lines_that_cut_one_file_are_told_apart_by_their_offset() -> None:
+    found = [Reference((), "x/long.wav", text, at) for text, at in (("하나", "0"), ("둘", "5.0"))]
+    rows = [
+        recording("s3://b/m.jsonl", f"{line}:long.wav", metadata=[("offset", at)])
+        for line, at in ((8, "5"), (9, "0.0"))
+    ]
+    assert texts(found, *rows) == ["둘", "하나"]
+    with pytest.raises(JobError, match="two references of different text are named 'long'"):
+        join(found, recording("s3://b/long.wav"))
+    later = recording("s3://b/m.jsonl", "1:long.wav", metadata=[("offset", "9")])
+    with pytest.raises(JobError, match="none of 2 references fits"):
+        join(found, later)
+
+
 def test_folders_tell_files_of_one_name_apart() -> None:
     found = [path("s1/001.wav", "하나"), path("s2/001.wav", "둘")]
     rows = [recording("/data/s2/001.flac"), recording("/data/s1/001.flac")]
