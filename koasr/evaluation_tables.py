@@ -23,10 +23,8 @@ _RATES = {
 }
 _MAX_VALUES = 20
 _MAX_CHARS = 30
-_NUM_CONFUSIONS = 15
+_NUM_CONFUSIONS, _CONFUSIONS_A_ROW = 16, 8
 _NOTHING = "∅"
-_SPACES = " \u00a0"
-"""The second one keeps a line from breaking."""
 
 
 def print_evaluation(document: dict[str, Any], console: Console) -> None:
@@ -134,12 +132,14 @@ def _subsets(document: dict[str, Any], name: str) -> Table:
 
 
 def _confusions(document: dict[str, Any]) -> Table:
-    shown = (
-        f"{one['reference'] or _NOTHING}→{one['hypothesis'] or _NOTHING}\u00a0{one['count']:,}"
+    table = Table(title="most common confusions (reference→hypothesis)", title_justify="left")
+    table.box, table.show_header = box.SIMPLE_HEAD, False
+    shown = [
+        f"{one['reference'] or _NOTHING}→{one['hypothesis'] or _NOTHING} {one['count']:,}"
         for one in document["confusions"][:_NUM_CONFUSIONS]
-    )
-    table = Table("most common confusions (reference→hypothesis, count)", box=box.SIMPLE_HEAD)
-    table.add_row(Text(printable("   ".join(shown))))
+    ]
+    for start in range(0, len(shown), _CONFUSIONS_A_ROW):
+        table.add_row(*(Text(printable(x)) for x in shown[start : start + _CONFUSIONS_A_ROW]))
     return table
 
 
@@ -202,7 +202,7 @@ def printable(text: str) -> str:
         >>> printable("5 dB\x1b[2J")
         '5 dB?[2J'
     """
-    return "".join(char if char.isprintable() or char in _SPACES else "?" for char in text)
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _percent(value: float | None) -> str:
