@@ -31,7 +31,7 @@ def read_transcripts(output: str, columns: Sequence[str] | None = None) -> pa.Ta
     """
     check_reachable(output)
     with job_errors(output):
-        uris = list_transcripts(absolute(output))
+        uris = _list_transcripts(absolute(output))
         read = partial(_read_columns, columns=columns)
         tables = concurrently(read, uris, "objects with transcripts read")
     # Objects of an older schema version lack fields of `evidence`: there they are null.
@@ -53,7 +53,7 @@ def read_rejects(output: str) -> pa.Table:
     return pa.concat_tables([fields.empty_table(), *tables])
 
 
-def list_transcripts(output: str) -> list[str]:
+def _list_transcripts(output: str) -> list[str]:
     """URIs of the objects that hold transcripts, in order; of a shard committed twice the first.
 
     Raises:
