@@ -25,8 +25,8 @@ class Filters:
     """What a pseudo-label must be like, however sure the model was of it.
 
     Args:
-        min_duration_s: Shorter segments are left out (seconds).
-        max_duration_s: Longer segments are left out (seconds).
+        min_segment_s: Shorter segments are left out (seconds).
+        max_segment_s: Longer segments are left out (seconds).
         min_chars_per_s: Slower speech is left out: noise taken for a few words.
         max_chars_per_s: Faster speech is left out: music or several people at once.
         max_unk: Unknown tokens that a segment may have.
@@ -35,8 +35,8 @@ class Filters:
         max_hours_per: KEY=HOURS: of each value of a metadata key or column (speaker=2).
     """
 
-    min_duration_s: Annotated[float, _limit] = 1.0
-    max_duration_s: Annotated[float, _limit] = 30.0
+    min_segment_s: Annotated[float, _limit] = 1.0
+    max_segment_s: Annotated[float, _limit] = 30.0
     min_chars_per_s: Annotated[float, _limit] = 1.0
     max_chars_per_s: Annotated[float, _limit] = 12.0
     max_unk: Annotated[int, _limit] = 0
@@ -161,11 +161,11 @@ def _structural(table: pa.Table, filters: Filters) -> Mapping[str, Mask]:
     repeats = np.array([has_repeats(text, filters.max_repeats) for text in texts], np.bool_)
     return {
         "nothing said": mask(table["is_empty"]),
-        f"shorter than {filters.min_duration_s:g} s": mask(
-            pc.less(duration_s, filters.min_duration_s)
+        f"shorter than {filters.min_segment_s:g} s": mask(
+            pc.less(duration_s, filters.min_segment_s)
         ),
-        f"longer than {filters.max_duration_s:g} s": mask(
-            pc.greater(duration_s, filters.max_duration_s)
+        f"longer than {filters.max_segment_s:g} s": mask(
+            pc.greater(duration_s, filters.max_segment_s)
         ),
         f"more than {filters.max_unk} unknown tokens": mask(
             pc.greater(evidence("num_unk"), filters.max_unk)
