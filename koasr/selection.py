@@ -1,6 +1,5 @@
 """Segments with evidence → those worth training on, surest first, and why the rest is not."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated
@@ -94,8 +93,14 @@ def has_repeats(text: str, max_repeats: int) -> bool:
         >>> has_repeats("네 네 네", 3), has_repeats("아 네 아 네 아 네 아 네", 3)
         (False, True)
     """
-    words = rf"(?:\S+ ){{1,{_MAX_NGRAM}}}?"
-    return re.search(rf"(?<!\S)({words})\1{{{max_repeats},}}", text + " ") is not None
+    words = text.split()
+    for length in range(1, _MAX_NGRAM + 1):
+        num_same = 0
+        for word, before in zip(words[length:], words, strict=False):
+            num_same = num_same + 1 if word == before else 0
+            if num_same >= length * max_repeats:
+                return True
+    return False
 
 
 def find_candidates(
