@@ -28,7 +28,7 @@ from koasr.errors import JobError
 from koasr.evaluation_plots import draw_yield
 from koasr.limits import DEFAULT_LIMITS, Limits
 from koasr.reading import read_transcripts
-from koasr.selection import Candidates, Filters, find_candidates, hours_per
+from koasr.selection import ROUNDING_H, Candidates, Filters, find_candidates, hours_per
 from koasr.storage import absolute, job_errors, write_bytes
 from koasr.summary import drift_text
 from koasr.training_sets import export_selection
@@ -194,8 +194,7 @@ def choose(
     if order.max_expected_cer is None:
         hours = found.hours.cumsum()
         limit = order.hours if share is None else share * float(found.hours.sum())
-        # What ends exactly at the limit is in, whatever the rounding of the sum.
-        count = int(np.searchsorted(hours, (limit or 0.0) + 1e-9, side="right"))
+        count = int(np.searchsorted(hours, (limit or 0.0) + ROUNDING_H, side="right"))
         return Chosen(count, "the surest, as ordered")
     if calibration is None or drift is None:
         raise JobError(

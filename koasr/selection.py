@@ -17,6 +17,8 @@ Mask = NDArray[np.bool_]
 _limit = Parameter(validator=validators.Number(gte=0))
 _count = Parameter(validator=validators.Number(gte=1))
 _MAX_NGRAM = 4
+ROUNDING_H = 1e-9
+"""What ends exactly at a limit is in, whatever the rounding of the sum."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def find_candidates(
         take(f"text seen {filters.max_same_text} times", rank >= filters.max_same_text)
     for key, limit in hours_per(filters).items():
         used = _sums_before(order, kept, _numbers(values_of(table, key)), hours)
-        take(f"more than {limit:g} h of one {key}", used + hours > limit)
+        take(f"more than {limit:g} h of one {key}", used + hours > limit + ROUNDING_H)
     rows = order[kept[order]]
     texts = pc.utf8_length(pc.replace_substring(table["text"], " ", "")).combine_chunks()
     expected = calibration.expected_cer(scores[rows]) if calibration else None
@@ -189,10 +191,13 @@ def hours_per(filters: Filters) -> dict[str, float]:
     """Limit by key of `max_hours_per`.
 
     Raises:
-        ValueError: One is not KEY=HOURS.
+        ValueError: One is not KEY=HOURS, with hours above 0.
     """
     pairs = [pair.rpartition("=") for pair in filters.max_hours_per]
-    return {key: float(limit) for key, _, limit in pairs}
+    limits = {key: float(limit) for key, _, limit in pairs}
+    if not all(key and limit > 0 for key, limit in limits.items()):
+        raise ValueError("no key, or hours that are not above 0")
+    return limits
 
 
 def values_of(table: pa.Table, key: str) -> list[str]:
