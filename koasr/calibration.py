@@ -1,6 +1,7 @@
 """Confidence of a segment → its expected CER, by a curve that labelled segments gave."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -223,9 +224,16 @@ def kept_calibration(output: str, label: str) -> Calibration:
     """A calibration that `keep_calibration` kept.
 
     Raises:
-        JobError: It is gone.
+        JobError: It is gone, or is another.
     """
-    return read_calibration(_kept(output, label))
+    # It comes from the rows, and is to name a file of the output's.
+    if not re.fullmatch(r"[\w-]{1,80}", label, re.ASCII):
+        raise JobError(f"{output} has rows of {label!r}, which is no label of a calibration")
+    uri = _kept(output, label)
+    made = read_calibration(uri)
+    if made.label != label:
+        raise JobError(f"{uri} is {made.label}: wanted {label}, which the rows were made with")
+    return made
 
 
 def _kept(output: str, label: str) -> str:
