@@ -171,7 +171,7 @@ def _extra_columns(filters: Filters) -> set[str]:
 def _find_calibration(table: pa.Table, output: str) -> Calibration | None:
     """The calibration that all of an output's rows were made with, None of raw ones."""
     labels = [label for label in pc.unique(table["calibration"]).to_pylist() if label]
-    if labels == [RAW_CALIBRATION]:
+    if not len(table) or labels == [RAW_CALIBRATION]:
         return None
     if len(labels) != 1:
         found = ", ".join(sorted(labels)) or "none"
