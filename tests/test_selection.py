@@ -42,7 +42,7 @@ def named(rows: list[Row], found: Candidates) -> list[str]:
     return [rows[place]["segment_id"] for place in found.rows]
 
 
-def taken(found: Candidates) -> dict[str, tuple[int, float]]:
+def taken(found: Candidates) -> dict[str, Any]:
     """Segments and seconds by why."""
     return {one.why: (one.num_segments, one.hours * 3600) for one in found.removed}
 
