@@ -29,6 +29,7 @@ MIN_DRIFT_SEGMENTS = 200
 
 _EDGE = 1e-6
 _MAX_BYTES = 16 << 20
+_LABEL = re.compile(r"[\w-]{1,80}", re.ASCII)
 
 Floats = NDArray[np.float64]
 
@@ -76,9 +77,10 @@ class Calibration:
 
     @property
     def label(self) -> str:
-        """Its name with a hash of all that decides an expected CER or a promise."""
+        """Its name with a hash of all that decides an expected CER, a promise or a drift."""
         promises = [asdict(threshold) for threshold in self.thresholds]
-        decides = json.dumps([self.fingerprint, self.score, self.knots, promises])
+        counts = self.confidence_counts
+        decides = json.dumps([self.fingerprint, self.score, self.knots, promises, counts])
         return f"{self.name}-{short_hash(decides, length=8)}"
 
     def scores_of(self, evidence: pa.Array) -> Floats:
@@ -210,7 +212,8 @@ def read_calibration(uri: str) -> Calibration:
         data = read_bytes(uri, start=0, end=_MAX_BYTES)
     try:
         return _parse(json.loads(data))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    # Garbage fails in more ways than can be named.
+    except Exception as error:
         found = f"{type(error).__name__}: {error}"[:120]
         raise JobError(f"{uri} is no file of koasr calibrate ({found})") from error
 
@@ -237,32 +240,47 @@ def kept_calibration(output: str, label: str) -> Calibration:
 
 
 def _kept(output: str, label: str) -> str:
+    # It may come from the rows of whoever wrote the output.
+    if not _LABEL.fullmatch(label):
+        raise JobError(f"found the calibration {label[:80]!r}, wanted letters, digits, - and _")
     return join(output, "_koasr", "calibrations", f"{label}.json")
 
 
 def _parse(document: Mapping[str, Any]) -> Calibration:
     if document.get("koasr_calibration") != CALIBRATION_VERSION:
         found = document.get("koasr_calibration")
-        raise ValueError(f"found version {found}, wanted {CALIBRATION_VERSION}")
+        raise ValueError(f"found version {found!r}, wanted {CALIBRATION_VERSION}")
     made = Calibration(
         name=str(document["name"]),
         fingerprint=str(document["fingerprint"]),
         score=document["score"],
         knots=tuple((float(score), float(cer)) for score, cer in document["knots"]),
-        thresholds=tuple(Threshold(**threshold) for threshold in document["thresholds"]),
+        thresholds=tuple(map(_parse_threshold, document["thresholds"])),
         confidence_counts=tuple(map(int, document["confidence_counts"])),
         details=dict(document["details"]),
     )
     if made.score not in get_args(Score) or len(made.confidence_counts) != CONFIDENCE_BINS + 1:
         raise ValueError("another score or other bins than this koasr's")
+    if min(made.confidence_counts) < 0:
+        raise ValueError("a histogram with less than nothing in it")
     knots = np.array(made.knots)
     if not np.isfinite(knots).all() or (np.diff(knots, axis=0) * (-1, 1) > 0).any():
         raise ValueError("a curve that is not finite, or rises")
     if made.label != document["label"]:
-        raise ValueError(
-            f"changed by hand: its label {document['label']} is not that of its numbers"
-        )
+        found = document["label"]
+        raise ValueError(f"changed by hand: its label {found!r} is not that of its numbers")
+    if not _LABEL.fullmatch(made.label):
+        raise ValueError("a name that is not of letters, digits, - and _")
     return made
+
+
+def _parse_threshold(document: Mapping[str, Any]) -> Threshold:
+    found = Threshold(**document)
+    seen = [found.min_score, found.cer, found.upper_cer]
+    numbers = [found.target, found.kept_share, *(value for value in seen if value is not None)]
+    if not np.isfinite(numbers).all():
+        raise ValueError("a threshold that is not finite")
+    return found
 
 
 def check_fingerprint(calibration: Calibration, fingerprint: str) -> None:
