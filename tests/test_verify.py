@@ -230,12 +230,24 @@ def test_every_kind_of_difference_is_found_and_nothing_else(run: Run, fault: str
         ("audio_s", 99.0),
         ("confidence_sum", 4.1),
         ("confidence_count", 3),
+        ("confidence_counts", [1] * 101),
     ],
 )
 def test_every_number_of_a_record_is_counted_again(run: Run, key: str, value: Any) -> None:
     change_record(place(run, tar(2)), **{key: value})
     found = find_differences(open_output(run.output)).differences
     assert (place(run, tar(2)), key) in {(one.place, one.what) for one in found}
+
+
+def test_an_older_record_without_a_histogram_is_no_difference(run: Run) -> None:
+    uri = place(run, tar(2))
+    held, footer = read_object(uri), read_footer(uri)
+    older = {name: value for name, value in held.record.items() if name != "confidence_counts"}
+    assert older != held.record
+    record = {RECORD_KEY: json.dumps(older).encode()}
+    write_bytes(uri, to_parquet(held.transcripts, record | {REJECTS_KEY: footer[REJECTS_KEY]}))
+    write_bytes(rejects_uri(uri), to_parquet(held.rejects, record))
+    assert whats(run.output) == set()
 
 
 def test_what_was_taken_out_on_purpose_is_no_difference(run: Run) -> None:
