@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from peer_scores import score_speech
 
 from koasr.calibrate import label, make_calibration
-from koasr.calibration import Calibration, count_confidence, find_drift
+from koasr.calibration import Calibration
 from koasr.curve import Labelled, find_thresholds
+from koasr.drift import count_confidence, find_drift
 from koasr.normalize import Normalizer
 from koasr.reading import read_transcripts
 from koasr.reliability import detect_wrong, reliability_bins

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from koasr import __version__
-from koasr.calibration import Calibration, Score, Threshold, count_confidence
+from koasr.calibration import Calibration, Score, Threshold
 from koasr.curve import MIN_CLUSTERS, Labelled, find_thresholds, fit_curve
+from koasr.drift import count_confidence
 from koasr.errors import JobError
 from koasr.normalize import Normalizer
 from koasr.reading import read_transcripts

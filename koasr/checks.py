@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from koasr.calibration import count_confidence
+from koasr.drift import count_confidence
 from koasr.errors import JobError, TransientError
 from koasr.rows import short_hash
 from koasr.runs import RECORD_KEY, is_forgotten_key, is_group, object_name, open_parquet

@@ -14,16 +14,14 @@ from rich.table import Table
 
 from koasr.calibration import (
     Calibration,
-    Drift,
     calibrate_rows,
     check_fingerprint,
-    count_confidence,
-    find_drift,
     kept_calibration,
     read_calibration,
 )
 from koasr.clips import COLUMNS
 from koasr.datasets import Format
+from koasr.drift import Drift, count_confidence, find_drift
 from koasr.errors import JobError
 from koasr.evaluation_plots import draw_yield
 from koasr.limits import DEFAULT_LIMITS, Limits

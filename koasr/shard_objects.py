@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from koasr.calibration import count_confidence
+from koasr.drift import count_confidence
 from koasr.errors import JobError
 from koasr.metrics import ErrorCounts, count_errors
 from koasr.runs import (

@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from koasr.calibration import DRIFT_PSI, MIN_DRIFT_SEGMENTS, Calibration, Drift, find_drift
+from koasr.calibration import Calibration
+from koasr.drift import DRIFT_PSI, MIN_DRIFT_SEGMENTS, Drift, find_drift
 from koasr.feeding import Feeding
 from koasr.metrics import ErrorCounts
 

@@ -19,8 +19,9 @@ from test_cli import call
 from test_scoring import row, score, table
 
 from koasr.calibrate import make_calibration
-from koasr.calibration import Calibration, Drift, count_confidence, read_calibration
+from koasr.calibration import Calibration, read_calibration
 from koasr.checkpoint import open_checkpoint
+from koasr.drift import Drift, count_confidence
 from koasr.errors import JobError
 from koasr.limits import DEFAULT_LIMITS
 from koasr.options import Options

@@ -12,18 +12,15 @@ import pytest
 
 from koasr.calibration import (
     Calibration,
-    Drift,
     Threshold,
     calibrate_rows,
     check_fingerprint,
-    count_confidence,
-    find_drift,
     keep_calibration,
     kept_calibration,
     log_odds,
     read_calibration,
-    stability_index,
 )
+from koasr.drift import Drift, count_confidence, find_drift, stability_index
 from koasr.errors import JobError
 from koasr.transcripts import TRANSCRIPTS
 

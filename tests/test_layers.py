@@ -51,6 +51,7 @@ FLOW = [
     "recognizer",
     "transcripts",
     "calibration",
+    "drift",
     "runs",
     "metrics",
     "staging",

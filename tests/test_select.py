@@ -18,15 +18,9 @@ from outputs import FINGERPRINT, begin, tar
 from test_cli import call
 from test_clips import transcripts
 
-from koasr.calibration import (
-    Calibration,
-    Drift,
-    Threshold,
-    count_confidence,
-    keep_calibration,
-    log_odds,
-)
+from koasr.calibration import Calibration, Threshold, keep_calibration, log_odds
 from koasr.commit import commit_shard
+from koasr.drift import Drift, count_confidence
 from koasr.errors import JobError
 from koasr.evaluation_plots import draw_yield
 from koasr.packs import Header
