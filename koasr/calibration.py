@@ -157,8 +157,8 @@ def kept_calibration(output: str, label: str) -> Calibration:
         JobError: It is gone, or is another.
     """
     # It comes from the rows, and is to name a file of the output's.
-    if not re.fullmatch(r"[\w-]{1,80}", label, re.ASCII):
-        raise JobError(f"{output} has rows of {label!r}, which is no label of a calibration")
+    if not _LABEL.fullmatch(label):
+        raise JobError(f"{output} has rows of {label[:80]!r}, which is no label of a calibration")
     uri = _kept(output, label)
     made = read_calibration(uri)
     if made.label != label:
@@ -167,9 +167,6 @@ def kept_calibration(output: str, label: str) -> Calibration:
 
 
 def _kept(output: str, label: str) -> str:
-    # It may come from the rows of whoever wrote the output.
-    if not _LABEL.fullmatch(label):
-        raise JobError(f"found the calibration {label[:80]!r}, wanted letters, digits, - and _")
     return join(output, "_koasr", "calibrations", f"{label}.json")
 
 
