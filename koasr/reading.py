@@ -34,8 +34,15 @@ def read_transcripts(output: str, columns: Sequence[str] | None = None) -> pa.Ta
         uris = _list_transcripts(absolute(output))
         read = partial(_read_columns, columns=columns)
         tables = concurrently(read, uris, "objects with transcripts read")
+    names = tables[0].column_names
+    declared = pa.schema([TRANSCRIPTS.field(name) for name in names if name in TRANSCRIPTS.names])
     # Objects of an older schema version lack fields of `evidence`: there they are null.
-    return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
+    try:
+        table = pa.concat_tables([declared.empty_table(), *tables], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        found = " ".join(str(error).split())[:200]
+        raise JobError(f"{output} has columns of other types than transcripts: {found}") from error
+    return table.unify_dictionaries()
 
 
 def read_rejects(output: str) -> pa.Table:

@@ -89,7 +89,7 @@ def pair_up(
         normalizer: Applied to both sides; references that mask something are left out.
     """
     ids = transcripts["recording_id"].to_pylist()
-    texts = transcripts["text"].to_pylist()
+    texts = transcripts["text"].fill_null("").to_pylist()
     if references is None:
         given = transcripts["reference"].to_pylist()
         references = {name: text for name, text in zip(ids, given, strict=True) if text is not None}
