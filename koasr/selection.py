@@ -121,7 +121,7 @@ def find_candidates(
     def column(values: pa.Array) -> Floats:
         return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
 
-    hours = column(table["duration_s"].combine_chunks()) / 3600
+    hours = np.nan_to_num(column(table["duration_s"].combine_chunks()) / 3600, posinf=0.0)
     if calibration:
         scores = calibration.scores_of(evidence)
     else:
@@ -139,10 +139,10 @@ def find_candidates(
         take(why, is_bad)
     take("no confidence", np.isnan(scores))
     # Among equals a hash decides: neither the order of files nor that of speakers.
-    tie = np.array([short_hash(name) for name in table["segment_id"].to_pylist()])
+    tie = np.array([short_hash(name or "") for name in table["segment_id"].to_pylist()])
     order = np.lexsort((tie, -scores))
     if filters.max_same_text is not None:
-        groups = table["text"].to_pylist()
+        groups = table["text"].fill_null("").to_pylist()
         rank = _sums_before(order, kept, _numbers(groups), np.ones(len(table)))
         take(f"text seen {filters.max_same_text} times", rank >= filters.max_same_text)
     for key, limit in hours_per(filters).items():
@@ -164,9 +164,10 @@ def _structural(table: pa.Table, filters: Filters) -> Mapping[str, Mask]:
         return pc.struct_field(table["evidence"], name)
 
     duration_s, rate = table["duration_s"], evidence("chars_per_s")
-    texts = table["text"].to_pylist()
+    texts = table["text"].fill_null("").to_pylist()
     repeats = np.array([has_repeats(text, filters.max_repeats) for text in texts], np.bool_)
     return {
+        "no id, text or duration": mask(_is_incomplete(table)),
         "nothing said": mask(table["is_empty"]),
         f"shorter than {filters.min_segment_s:g} s": mask(
             pc.less(duration_s, filters.min_segment_s)
@@ -185,6 +186,13 @@ def _structural(table: pa.Table, filters: Filters) -> Mapping[str, Mask]:
         ),
         f"words repeated more than {filters.max_repeats} times": repeats,
     }
+
+
+def _is_incomplete(table: pa.Table) -> pa.ChunkedArray:
+    """Rows of another writer's Parquet files that lack what every transcript has."""
+    is_named = pc.and_(pc.is_valid(table["segment_id"]), pc.is_valid(table["text"]))
+    has_length = pc.is_finite(table["duration_s"]).fill_null(False)
+    return pc.invert(pc.and_(is_named, has_length))
 
 
 def hours_per(filters: Filters) -> dict[str, float]:

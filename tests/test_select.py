@@ -471,3 +471,25 @@ def test_a_pipeline_starts_and_shadows_no_module_of_python(script: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Usage: koasr ")
+
+
+@pytest.mark.parametrize("command", ["select", "evaluate", "calibrate"])
+@pytest.mark.parametrize(
+    ("name", "column"), [("evidence", "sure"), ("metadata", "s0"), ("evidence", {"x": 1.0})]
+)
+def test_a_parquet_file_of_another_writer_is_no_traceback(
+    command: str, name: str, column: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [segment(TARS[0], n, calibration="raw", reference="가") for n in range(3)]
+    table = pa.Table.from_pylist(rows, schema=TRANSCRIPTS)
+    place = table.schema.get_field_index(name)
+    pq.write_table(table.set_column(place, name, pa.array([column] * 3)), tmp_path / "t.parquet")
+    order = {"select": ["--hours", "1"], "calibrate": ["--out", str(tmp_path / "c.json")]}
+    code = call(command, str(tmp_path / "t.parquet"), *order.get(command, []))
+    found = capsys.readouterr()
+    if isinstance(column, str):
+        assert code == 1
+        assert "has columns of other types than transcripts" in found.err
+    elif command == "select":
+        assert "keeps 0 of 3 segments" in found.out
+        assert re.search("no confidence +│ 3 ", found.out)

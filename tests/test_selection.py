@@ -386,3 +386,14 @@ def test_rows_in_chunks_are_the_rows() -> None:
     filters = dataclasses.replace(ANY, max_same_text=2)
     found = find_candidates(parts, None, filters)
     assert found.rows.tolist() == sort_out(rows, filters).rows.tolist()
+
+
+@pytest.mark.parametrize("name", ["segment_id", "text", "duration_s"])
+def test_a_row_without_what_every_transcript_has_is_left_out_and_counted(name: str) -> None:
+    rows = [segment("a"), segment("b") | {name: None}]
+    filters = dataclasses.replace(ANY, max_same_text=2, max_hours_per=("speaker=1",))
+    found = sort_out(rows, filters)
+    assert found.rows.tolist() == [0]
+    lost_s = 0.0 if name == "duration_s" else 10.0
+    assert taken(found) == {"no id, text or duration": (1, pytest.approx(lost_s))}
+    assert found.forecast().shape == (1,)
