@@ -23,7 +23,7 @@ from koasr.reading import read_transcripts
 from koasr.reference_files import read_references
 from koasr.references import JOIN_COLUMNS, join_references
 from koasr.scoring import SCORED_COLUMNS, ScoredSegments, score_segments
-from koasr.storage import absolute, job_errors, write_bytes
+from koasr.storage import absolute, check_reachable, job_errors, write_bytes
 
 TARGETS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 MIN_SEGMENTS = 100
@@ -61,6 +61,7 @@ def calibrate(
     """
     if not re.fullmatch(r"[\w-]{1,64}", name, re.ASCII):
         raise JobError(f"--name: found {name!r}, wanted up to 64 letters, digits, - and _", 2)
+    check_reachable(out)
     console, normalizer = Console(soft_wrap=True), normalizer or Normalizer()
     table = read_transcripts(transcripts, sorted(_COLUMNS))
     known = None

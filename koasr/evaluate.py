@@ -18,7 +18,7 @@ from koasr.model_files import find_model
 from koasr.normalize import Normalizer
 from koasr.reading import read_rejects, read_transcripts
 from koasr.reference_files import read_references
-from koasr.storage import absolute, job_errors, join, write_bytes
+from koasr.storage import absolute, check_reachable, job_errors, join, write_bytes
 from koasr.tokens import refuse_nested
 from koasr.transcripts import TRANSCRIPTS
 
@@ -65,6 +65,8 @@ def evaluate(
     Raises:
         JobError: Nothing to compare, or something that was named cannot be read or written.
     """
+    for uri in filter(None, (json, worst, plots)):
+        check_reachable(uri)
     columns = [*EVALUATED_COLUMNS, *(n for n in by if n in TRANSCRIPTS.names)]
     found = evaluate_transcripts(
         read_transcripts(transcripts, list(dict.fromkeys(columns))),

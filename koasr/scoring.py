@@ -201,7 +201,9 @@ class _Tally:
 def _word_confidence(table: pa.Table) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Of each word of each text, NaN where there is none; and how many words each text has."""
     words = table["words"].combine_chunks()
-    num_words = np.array([len(text.split()) for text in table["text"].to_pylist()], np.int64)
+    num_words = np.array(
+        [len(text.split()) for text in table["text"].fill_null("").to_pylist()], np.int64
+    )
     has_words = words.is_valid().to_numpy(zero_copy_only=False)
     num_given = pc.list_value_length(words).fill_null(0).to_numpy(zero_copy_only=False)
     differs = has_words & (num_given != num_words)

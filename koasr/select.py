@@ -27,7 +27,7 @@ from koasr.evaluation_plots import draw_yield
 from koasr.limits import DEFAULT_LIMITS, Limits
 from koasr.reading import read_transcripts
 from koasr.selection import ROUNDING_H, Candidates, Filters, find_candidates, hours_per
-from koasr.storage import absolute, job_errors, write_bytes
+from koasr.storage import absolute, check_reachable, job_errors, write_bytes
 from koasr.summary import drift_text
 from koasr.training_sets import export_selection
 from koasr.transcripts import RAW_CALIBRATION, TRANSCRIPTS
@@ -107,6 +107,8 @@ def select(
     if (to is None) != (out is None):
         raise JobError("--to and --out go together: a layout and where it is written", 2)
     share = _share(order)
+    for uri in filter(None, (rows, plot, out)):
+        check_reachable(uri)
     columns = _READ | _extra_columns(filters) | ({"words"} if trim else set())
     table = read_transcripts(output, sorted(columns))
     made = read_calibration(calibration) if calibration else _find_calibration(table, output)
