@@ -62,7 +62,7 @@ def calibrate(
     if not re.fullmatch(r"[\w-]{1,64}", name, re.ASCII):
         raise JobError(f"--name: found {name!r}, wanted up to 64 letters, digits, - and _", 2)
     check_reachable(out)
-    console, normalizer = Console(soft_wrap=True), normalizer or Normalizer()
+    console, normalizer = Console(soft_wrap=True, markup=False), normalizer or Normalizer()
     table = read_transcripts(transcripts, sorted(_COLUMNS))
     known = None
     if references is not None:

@@ -55,7 +55,7 @@ def export(
     inventory, out = open_output(output), absolute(out)
     check_reachable(out)
     uris = _objects(inventory, date)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     num_files = 0
 
     def write(rows: pa.Table) -> None:

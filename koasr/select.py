@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from cyclopts import Parameter, validators
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from koasr.calibration import (
     Calibration,
@@ -103,7 +104,7 @@ def select(
     Raises:
         JobError: Nothing to select from, no calibration for the order, or nothing that fits it.
     """
-    filters, console = filters or Filters(), Console(soft_wrap=True)
+    filters, console = filters or Filters(), Console(soft_wrap=True, markup=False)
     if (to is None) != (out is None):
         raise JobError("--to and --out go together: a layout and where it is written", 2)
     share = _share(order)
@@ -226,7 +227,7 @@ def _print(
     all_hours = float(pc.sum(table["duration_s"]).as_py() or 0.0) / 3600
     filtered = Table("left out", "segments", "hours", title_justify="left")
     for removed in found.removed:
-        filtered.add_row(removed.why, f"{removed.num_segments:,}", f"{removed.hours:.2f}")
+        filtered.add_row(Text(removed.why), f"{removed.num_segments:,}", f"{removed.hours:.2f}")
     if found.removed:
         console.print(filtered)
     curve = Table("hours", "of all", "expected CER", "score from", title="yield: the surest …")

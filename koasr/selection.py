@@ -176,7 +176,7 @@ def _structural(table: pa.Table, filters: Filters) -> Mapping[str, Mask]:
             pc.greater(duration_s, filters.max_segment_s)
         ),
         f"more than {filters.max_unk} unknown tokens": mask(
-            pc.greater(evidence("num_unk"), filters.max_unk)
+            pc.greater(evidence("num_unk"), float(filters.max_unk))
         ),
         f"below {filters.min_chars_per_s:g} characters a second": mask(
             pc.less(rate, filters.min_chars_per_s)

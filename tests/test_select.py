@@ -493,3 +493,23 @@ def test_a_parquet_file_of_another_writer_is_no_traceback(
     elif command == "select":
         assert "keeps 0 of 3 segments" in found.out
         assert re.search("no confidence +│ 3 ", found.out)
+
+
+def test_brackets_in_names_are_names_and_a_huge_count_is_a_count(
+    output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--max-unk", str(10**20), "--max-hours-per", "[/x]=0.01")
+    said = run_select(capsys, output, "--hours", "1", *options, "--rows", str(tmp_path / "[/y]"))
+    assert "more than 0.01 h of one [/x]" in said
+    assert len(kept_ids(tmp_path / "[/y]")) == 10
+
+
+@pytest.mark.parametrize("option", ["--rows", "--plot"])
+def test_a_store_that_does_not_answer_is_told_before_anything_is_read(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"ENDPOINT_URL": "http://127.0.0.1:9", "ACCESS_KEY_ID": "x"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    line = refused(capsys, str(tmp_path / "none"), "--hours", "1", option, "s3://none/x")
+    assert "cannot use s3://none/x: no answer from the store" in line
