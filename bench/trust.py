@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 from peer_scores import score_speech
 
 from koasr.calibrate import label, make_calibration
-from koasr.calibration import Calibration
-from koasr.curve import Labelled, find_thresholds
-from koasr.drift import count_confidence, find_drift
+from koasr.calibration import Calibration, Floats
+from koasr.curve import Labelled, find_thresholds, fit_curve
+from koasr.drift import Drift, count_confidence, find_drift
 from koasr.normalize import Normalizer
+from koasr.orders import Order, choose
 from koasr.reading import read_transcripts
 from koasr.reliability import detect_wrong, reliability_bins
 from koasr.scoring import SCORED_COLUMNS, ScoredSegments, score_segments
-from koasr.selection import values_of
+from koasr.selection import Candidates, values_of
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "examples" / "model"
@@ -37,6 +38,7 @@ HALVES = ("calibration", "test")
 NOISES = ("white", "pink", "brown", "babble", "music", "reverb", "clipped", "telephone")
 TARGETS = (0.02, 0.05, 0.1)
 ROUNDS = 200
+NO_DRIFT = Drift("bench", 0.0, False)
 Mask = NDArray[np.bool_]
 
 
@@ -137,18 +139,23 @@ def _draw(labelled: Labelled, speakers: NDArray[np.int64]) -> Labelled:
     return part(labelled, np.concatenate(rows), numbers)
 
 
-def _cer_from(labelled: Labelled, min_score: float) -> tuple[float, float]:
-    """CER and hours of what a threshold keeps."""
-    kept = labelled.scores >= min_score
-    cer = labelled.errors[kept].sum() / max(1, labelled.ref_chars[kept].sum())
-    return float(cer), float(labelled.duration_s[kept].sum() / 3600)
-
-
-def naive_threshold(labelled: Labelled, target: float) -> float:
-    """The lowest score from which on the CER of these very segments meets the target."""
+def ranked(labelled: Labelled, calibration: Calibration) -> Candidates:
+    """Segments as `koasr select` ranks them."""
     order = np.argsort(-labelled.scores, kind="stable")
-    cer = labelled.errors[order].cumsum() / np.maximum(labelled.ref_chars[order].cumsum(), 1)
-    return float(labelled.scores[order][np.flatnonzero(cer <= target)[-1]])
+    scores, hours = labelled.scores[order], labelled.duration_s[order] / 3600
+    chars, expected = labelled.hyp_chars[order], calibration.expected_cer(scores)
+    return Candidates(order, scores, hours, chars.astype(np.float64), expected)
+
+
+def kept_cer(labelled: Labelled, found: Candidates) -> Floats:
+    """CER of the surest one, two, … together."""
+    errors, chars = labelled.errors[found.rows], labelled.ref_chars[found.rows]
+    return np.asarray(errors.cumsum() / np.maximum(chars.cumsum(), 1))
+
+
+def longest(cer: Floats, target: float) -> int:
+    """How many of the surest meet a target, going by these very segments."""
+    return int(np.flatnonzero(cer <= target)[-1]) + 1
 
 
 def promises(
@@ -159,22 +166,32 @@ def promises(
     naive: dict[float, list[bool]] = {target: [] for target in TARGETS}
     shares: dict[float, list[float]] = {target: [] for target in TARGETS}
     for seen, unseen in draws:
-        for threshold in find_thresholds(seen, TARGETS, delta=0.1):
-            target = threshold.target
-            cer, hours = (0.0, 0.0)
-            if threshold.min_score is not None:
-                cer, hours = _cer_from(unseen, threshold.min_score)
-            broken[target].append(cer > target)
-            naive[target].append(_cer_from(unseen, naive_threshold(seen, target))[0] > target)
-            oracle = _cer_from(unseen, naive_threshold(unseen, target))[1]
-            shares[target].append(hours / oracle)
+        made = calibration_of(seen)
+        found = ranked(unseen, made)
+        cer, hours = kept_cer(unseen, found), found.hours.cumsum()
+        own = ranked(seen, made)
+        for target in TARGETS:
+            chosen = choose(found, Order(max_expected_cer=target), None, made, NO_DRIFT)
+            count = chosen.count
+            broken[target].append(count > 0 and bool(cer[count - 1] > target))
+            shares[target].append(
+                (hours[count - 1] if count else 0.0) / hours[longest(cer, target) - 1]
+            )
+            lowest = own.scores[longest(kept_cer(seen, own), target) - 1]
+            naive[target].append(bool(cer[np.sum(found.scores >= lowest) - 1] > target))
     for target in TARGETS:
-        rates = (100 * float(np.mean(found[target])) for found in (broken, naive))
-        ours, others = rates
+        ours, others = (100 * float(np.mean(found[target])) for found in (broken, naive))
         yield figure(section, f"CER ≤ {target:.0%}: exceeded", [ours], "%", wanted=wanted)
         yield figure(section, "… by the naive threshold", [others], "%")
-        goal = "≥ 0.9" if target == 0.05 and wanted else ""
+        goal = "≥ 0.9" if target == 0.05 else ""
         yield figure(section, "… hours kept, of an oracle's", shares[target], "", wanted=goal)
+
+
+def calibration_of(labelled: Labelled) -> Calibration:
+    """What `koasr calibrate` makes of these, but for what nothing here reads."""
+    knots = tuple((float(at), float(cer)) for at, cer in fit_curve(labelled))
+    thresholds = tuple(find_thresholds(labelled, TARGETS, delta=0.1))
+    return Calibration("bench", "", "raw_confidence", knots, thresholds, (), {})
 
 
 def _label_all(halves: list[Half]) -> Labelled:
@@ -239,7 +256,7 @@ def main(folder: Path = Path("runs/trust"), *, speakers: int = 200, each: int = 
             splits(known, speakers // 2),
             "≤ 10 %",
         ),
-        *promises("calibration half resampled, test half", resamples(*ours), ""),
+        *promises("calibration half resampled, test half", resamples(*ours), "≤ 10 %"),
         *nothing_said(test, calibration),
     ]
     show(found, "how far confidence can be trusted", folder / "trust.json")

@@ -1,14 +1,12 @@
 """Transcripts → pseudo-labels on order: so good, so many hours, or so large a share."""
 
-import re
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -26,8 +24,9 @@ from koasr.drift import Drift, count_confidence, find_drift
 from koasr.errors import JobError
 from koasr.evaluation_plots import draw_yield
 from koasr.limits import DEFAULT_LIMITS, Limits
+from koasr.orders import NO_ORDER, Chosen, Order, choose, share_of
 from koasr.reading import read_transcripts
-from koasr.selection import ROUNDING_H, Candidates, Filters, find_candidates, hours_per
+from koasr.selection import Candidates, Filters, find_candidates, hours_per
 from koasr.storage import absolute, check_reachable, job_errors, write_bytes
 from koasr.summary import drift_text
 from koasr.training_sets import export_selection
@@ -35,40 +34,6 @@ from koasr.transcripts import RAW_CALIBRATION, TRANSCRIPTS
 
 _READ = {*COLUMNS, "run_id", "duration_s", "is_empty", "evidence", "metadata"} - {"words"}
 _STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-_rate = Parameter(validator=validators.Number(gt=0, lte=1))
-_positive = Parameter(validator=validators.Number(gt=0))
-
-
-@dataclass(frozen=True)
-class Order:
-    """How much to keep. One of these.
-
-    Args:
-        max_expected_cer: What holds this CER, 0.05 for 5 %: by the calibration's threshold where
-            its promise carries, else by the forecast.
-        hours: So many hours, the surest.
-        keep: Such a share of the hours that pass the filters, the surest: 60% or 0.6.
-    """
-
-    max_expected_cer: Annotated[float | None, _rate] = None
-    hours: Annotated[float | None, _positive] = None
-    keep: str | None = None
-
-    def __str__(self) -> str:
-        """As flags: a selection is known by it."""
-        named = {"max-expected-cer": self.max_expected_cer, "hours": self.hours, "keep": self.keep}
-        return " ".join(f"--{name} {value}" for name, value in named.items() if value is not None)
-
-
-NO_ORDER = Order()
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """How many of the best candidates to keep, and on what grounds."""
-
-    count: int
-    why: str
 
 
 def select(
@@ -107,7 +72,7 @@ def select(
     filters, console = filters or Filters(), Console(soft_wrap=True, markup=False)
     if (to is None) != (out is None):
         raise JobError("--to and --out go together: a layout and where it is written", 2)
-    share = _share(order)
+    share = share_of(order)
     for uri in filter(None, (rows, plot, out)):
         check_reachable(uri)
     columns = _READ | _extra_columns(filters) | ({"words"} if trim else set())
@@ -146,20 +111,6 @@ def select(
     )
 
 
-def _share(order: Order) -> float | None:
-    """The share that `--keep` names, with what else is wrong about an order."""
-    given = [v for v in (order.max_expected_cer, order.hours, order.keep) if v is not None]
-    if len(given) != 1:
-        raise JobError("wanted one of --max-expected-cer, --hours and --keep: how much to keep", 2)
-    if order.keep is None:
-        return None
-    number = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", order.keep)
-    share = float(number[1]) / (100 if number[2] else 1) if number else 0.0
-    if not 0 < share <= 1:
-        raise JobError(f"--keep: found {order.keep!r}, wanted a share such as 60% or 0.6", 2)
-    return share
-
-
 def _extra_columns(filters: Filters) -> set[str]:
     """Columns that `--max-hours-per` names; other keys are the metadata's."""
     try:
@@ -178,42 +129,6 @@ def _find_calibration(table: pa.Table, output: str) -> Calibration | None:
         found = ", ".join(sorted(labels)) or "none"
         raise JobError(f"{output} has rows of the calibrations {found}: choose with --calibration")
     return kept_calibration(absolute(output), labels[0])
-
-
-def choose(
-    found: Candidates,
-    order: Order,
-    share: float | None,
-    calibration: Calibration | None,
-    drift: Drift | None,
-) -> Chosen:
-    """How many of the best candidates an order keeps.
-
-    Raises:
-        JobError: It needs a calibration, or nothing fits it.
-    """
-    if order.max_expected_cer is None:
-        hours = found.hours.cumsum()
-        limit = order.hours if share is None else share * float(found.hours.sum())
-        count = int(np.searchsorted(hours, (limit or 0.0) + ROUNDING_H, side="right"))
-        return Chosen(count, "the surest, as ordered")
-    if calibration is None or drift is None:
-        raise JobError(
-            "--max-expected-cer needs a calibration: make one with koasr calibrate and pass it "
-            "with --calibration, or order with --hours or --keep"
-        )
-    target = order.max_expected_cer
-    threshold = calibration.threshold(target)
-    if not drift.has_drifted and threshold and threshold.min_score is not None:
-        count = int(np.sum(found.scores >= threshold.min_score))
-        held = f"{threshold.target:.1%}"
-        if threshold.target < target - 1e-9:
-            held += f" (the calibration's nearest to {target:.1%})"
-        return Chosen(count, f"by the threshold that holds CER ≤ {held}")
-    fits = np.flatnonzero(found.forecast() <= target)
-    count = int(fits[-1]) + 1 if len(fits) else 0
-    because = "the speech has drifted" if drift.has_drifted else "no threshold can be held"
-    return Chosen(count, f"forecast only, without guarantee: {because}")
 
 
 def _print(

@@ -49,8 +49,8 @@ def absolute(uri: str) -> str:
     """The same place named in full: local paths absolute, URIs without a trailing slash.
 
     Raises:
-        JobError: A chained URI (`a::b`), which could reach past the store it starts with, or
-            one that carries credentials.
+        JobError: An empty one, which would be the current folder; a chained URI (`a::b`), which
+            could reach past the store it starts with; or one that carries credentials.
 
     Example:
         >>> absolute("s3://bucket/prefix/")
@@ -58,6 +58,8 @@ def absolute(uri: str) -> str:
         >>> absolute("file:///data/speech")
         '/data/speech'
     """
+    if not uri:
+        raise JobError("found an empty path: name a file, a folder or a URI, . for this folder", 2)
     if "::" in uri:
         raise JobError(f"chained URI {uri!r} is not accepted: name the store itself", 2)
     scheme, separator, rest = uri.partition("://")

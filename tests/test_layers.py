@@ -100,6 +100,7 @@ FLOW = [
     "export_job",
     "training_sets",
     "selection",
+    "orders",
     "select",
 ]
 PACKAGE = Path(__file__).parent.parent / "koasr"

@@ -23,10 +23,10 @@ from koasr.commit import commit_shard
 from koasr.drift import Drift, count_confidence
 from koasr.errors import JobError
 from koasr.evaluation_plots import draw_yield
+from koasr.orders import NO_ORDER, Order, choose
 from koasr.packs import Header
 from koasr.rows import Shard
 from koasr.runs import Run, shard_name
-from koasr.select import NO_ORDER, Order, choose
 from koasr.selection import Candidates
 from koasr.sources import list_shards
 from koasr.staging import encode_tables
@@ -70,11 +70,12 @@ NO_DRIFT, DRIFT = Drift("c", 0.01, False), Drift("c", 0.5, True)
 @pytest.mark.parametrize(
     ("target", "held", "count", "why"),
     [
-        (0.05, [(0.02, 0.95), (0.05, 0.8)], 2, "by the threshold that holds CER ≤ 5.0%"),
-        (0.07, [(0.05, 0.9), (0.1, 0.1)], 1, "≤ 5.0% (the calibration's nearest to 7.0%)"),
+        # The forecast: 0.1, then (0.1 + 0.2) / 2, then (0.1 + 0.2 + 0.6) / 3.
+        (0.15, [(0.02, 0.95), (0.15, 0.8)], 2, "by the threshold that holds CER ≤ 15.0%"),
+        (0.17, [(0.15, 0.9), (0.3, 0.1)], 1, "≤ 15.0% (the calibration's nearest to 17.0%)"),
+        (0.12, [(0.12, 0.8)], 1, "by the forecast, stricter here than the threshold that holds"),
         (1.0, [(0.05, 0.9), (0.1, 0.1)], 3, "≤ 10.0% (the calibration's nearest to 100.0%)"),
         (0.05, [(0.05, 0.99)], 0, "by the threshold that holds CER ≤ 5.0%"),
-        # 0.1, then (0.1 + 0.2) / 2, then (0.1 + 0.2 + 0.6) / 3.
         (0.15, [(0.15, None)], 2, "forecast only, without guarantee: no threshold can be held"),
         (0.31, [(0.4, 0.0)], 3, "forecast only, without guarantee: no threshold can be held"),
         (0.05, [], 0, "forecast only, without guarantee: no threshold can be held"),
@@ -90,10 +91,10 @@ def test_a_target_is_held_by_a_threshold_or_only_forecast(
 
 
 def test_of_drifted_speech_a_target_is_only_forecast() -> None:
-    order, made = Order(max_expected_cer=0.15), curve((0.15, 0.0))
+    order, made = Order(max_expected_cer=0.15), curve((0.15, 0.85))
     held = choose(candidates(0.9, 0.8, 0.4), order, None, made, NO_DRIFT)
     hoped = choose(candidates(0.9, 0.8, 0.4), order, None, made, DRIFT)
-    assert (held.count, hoped.count) == (3, 2)
+    assert (held.count, hoped.count) == (1, 2)
     assert hoped.why == "forecast only, without guarantee: the speech has drifted"
 
 
@@ -303,13 +304,13 @@ def calibrated(output: Path, *labels: str) -> str:
 def test_the_calibration_that_an_output_was_made_with_is_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = curve((0.5, 0.0895), name="kept")
+    made = curve((0.6, 0.0895), name="kept")
     output = calibrated(tmp_path / "out", made.label)
     keep_calibration(output, made)
     place = tmp_path / "rows.parquet"
-    said = run_select(capsys, output, "--max-expected-cer", "0.5", "--rows", str(place))
+    said = run_select(capsys, output, "--max-expected-cer", "0.6", "--rows", str(place))
     assert "keeps 10 of 100 segments" in said
-    assert "by the threshold that holds CER ≤ 50.0%" in said
+    assert "by the threshold that holds CER ≤ 60.0%" in said
     rows = pq.read_table(place)
     assert set(rows["calibration"].to_pylist()) == {made.label}
     expected = made.expected_cer(np.arange(90, 100) / 1000)
@@ -344,7 +345,8 @@ def test_what_has_no_calibration_of_its_own_is_refused(
     assert "make one with koasr calibrate" in refused(capsys, output, *target)
     mixed = calibrated(tmp_path / "mixed", "raw", "calls-12345678")
     assert "calls-12345678, raw: choose with --calibration" in refused(capsys, mixed, *target)
-    (tmp_path / "c.json").write_bytes(curve((0.1, 0.0945)).to_json())
+    (tmp_path / "c.json").write_bytes(curve((0.6, 0.0945)).to_json())
+    target = ("--max-expected-cer", "0.6")
     said = run_select(capsys, mixed, *target, "--calibration", str(tmp_path / "c.json"))
     assert "keeps 5 of 100" in said
     gone = calibrated(tmp_path / "gone", "calls-12345678")
