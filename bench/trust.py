@@ -102,7 +102,7 @@ def detection(test: Half, calibration: Calibration, speech: Path) -> Iterator[Fi
 def calibration_error(scored: ScoredSegments, calibration: Calibration) -> float:
     """ECE of the expected CER, as the probability that a character is wrong; 15 bins."""
     labelled, _ = label(scored, calibration.score)
-    expected = np.minimum(calibration.expected_cer(labelled.scores), 1.0)
+    expected = calibration.expected_cer(labelled.scores)
     observed = labelled.errors / labelled.hyp_chars
     bins = reliability_bins(expected, observed, labelled.hyp_chars.astype(np.float64))
     return bins.error
