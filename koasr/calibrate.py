@@ -23,7 +23,7 @@ from koasr.reading import read_transcripts
 from koasr.reference_files import read_references
 from koasr.references import JOIN_COLUMNS, join_references
 from koasr.scoring import SCORED_COLUMNS, ScoredSegments, score_segments
-from koasr.storage import absolute, check_reachable, job_errors, write_bytes
+from koasr.storage import check_reachable, write_result
 
 TARGETS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 MIN_SEGMENTS = 100
@@ -81,8 +81,7 @@ def calibrate(
             "normalizer": normalizer.describe(),
         },
     )
-    with job_errors(out):
-        write_bytes(absolute(out), made.to_json())
+    write_result(out, made.to_json())
     _print(made, console)
     console.print(f"koasr: wrote {out}: {made.label}", highlight=False)
 
@@ -170,7 +169,7 @@ def _print(made: Calibration, console: Console) -> None:
         "CER to hold",
         f"{made.score} from",
         "CER of the kept",
-        f"upper bound ({1 - details['delta']:.0%})",
+        f"upper bound ({100 * (1 - details['delta']):g}%)",
         "hours kept",
         title=f"{made.label}: {details['segments']:,} segments, {details['hours']:.1f} h, "
         f"{details['speakers_or_recordings']:,} speakers or recordings, CER {details['cer']:.1%}",

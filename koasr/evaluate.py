@@ -18,7 +18,7 @@ from koasr.model_files import find_model
 from koasr.normalize import Normalizer
 from koasr.reading import read_rejects, read_transcripts
 from koasr.reference_files import read_references
-from koasr.storage import absolute, check_reachable, job_errors, join, write_bytes
+from koasr.storage import check_reachable, join, write_result
 from koasr.tokens import refuse_nested
 from koasr.transcripts import TRANSCRIPTS
 
@@ -87,12 +87,12 @@ def evaluate(
         console.print(Text(f"\n{name}  CER {cer}\n{alignment}"), soft_wrap=True)
     if json is not None:
         text = json_format.dumps(_without_nan(document), ensure_ascii=False, indent=2)
-        _write(json, text.encode())
+        write_result(json, text.encode())
     if worst is not None:
-        _write(worst, _to_tsv(listed))
+        write_result(worst, _to_tsv(listed))
     if plots is not None:
         for name, image in draw_plots(document).items():
-            _write(join(plots, name), image)
+            write_result(join(plots, name), image)
 
 
 def _read_vocabulary(model: str) -> frozenset[str]:
@@ -129,11 +129,6 @@ def _to_tsv(rows: list[tuple[str, ...]]) -> bytes:
     writer = csv.writer(sink, "excel-tab", quoting=csv.QUOTE_NONE, quotechar=None)
     writer.writerows([_WORST_COLUMNS, *rows])
     return sink.getvalue().encode()
-
-
-def _write(uri: str, data: bytes) -> None:
-    with job_errors(uri):
-        write_bytes(absolute(uri), data)
 
 
 def _without_nan(value: Any) -> Any:

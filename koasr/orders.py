@@ -52,7 +52,8 @@ def share_of(order: Order) -> float | None:
     """The share that `--keep` names, with what else is wrong about an order."""
     given = [v for v in (order.max_expected_cer, order.hours, order.keep) if v is not None]
     if len(given) != 1:
-        raise JobError("wanted one of --max-expected-cer, --hours and --keep: how much to keep", 2)
+        found = "none" if not given else f"{len(given)}"
+        raise JobError(f"wanted one of --max-expected-cer, --hours and --keep, found {found}", 2)
     if order.keep is None:
         return None
     number = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", order.keep)
@@ -78,6 +79,8 @@ def choose(
         hours = found.hours.cumsum()
         limit = order.hours if share is None else share * float(found.hours.sum())
         count = int(np.searchsorted(hours, (limit or 0.0) + ROUNDING_H, side="right"))
+        if order.hours is not None and count == len(found.rows):
+            return Chosen(count, "all that passes the filters: there is no more")
         return Chosen(count, "the surest, as ordered")
     if calibration is None or drift is None:
         raise JobError(

@@ -26,8 +26,8 @@ from koasr.evaluation_plots import draw_yield
 from koasr.limits import DEFAULT_LIMITS, Limits
 from koasr.orders import NO_ORDER, Chosen, Order, choose, share_of
 from koasr.reading import read_transcripts
-from koasr.selection import Candidates, Filters, find_candidates, hours_per
-from koasr.storage import absolute, check_reachable, job_errors, write_bytes
+from koasr.selection import Candidates, Filters, find_candidates, hours_per, values_of
+from koasr.storage import absolute, check_reachable, write_result
 from koasr.summary import drift_text
 from koasr.training_sets import export_selection
 from koasr.transcripts import RAW_CALIBRATION, TRANSCRIPTS
@@ -79,6 +79,7 @@ def select(
     table = read_transcripts(output, sorted(columns))
     made = read_calibration(calibration) if calibration else _find_calibration(table, output)
     drift = None
+    _check_keys(table, filters)
     if made:
         for fingerprint in pc.unique(table["fingerprint"]).to_pylist():
             check_fingerprint(made, fingerprint)
@@ -88,10 +89,10 @@ def select(
     chosen = choose(found, order, share, made, drift)
     _print(table, found, chosen, drift, console)
     if plot is not None:
-        _write(plot, draw_yield(found.hours.cumsum(), found.forecast(), chosen.count))
+        write_result(plot, draw_yield(found.hours.cumsum(), found.forecast(), chosen.count))
     selected = table.take(pa.array(np.sort(found.rows[: chosen.count])))
     if rows is not None:
-        _write(rows, _to_parquet(selected))
+        write_result(rows, _to_parquet(selected))
     if to is None or out is None:
         return
     counts = export_selection(
@@ -106,7 +107,7 @@ def select(
     )
     skipped = "".join(f", {n:,} {why}" for why, n in counts.num_skipped.items())
     console.print(
-        f"koasr: wrote {counts.num_clips:,} clips, {counts.hours:.2f} h, to {out}{skipped}",
+        f"koasr: {out} has {counts.num_clips:,} clips, {counts.hours:.2f} h{skipped}",
         highlight=False,
     )
 
@@ -118,6 +119,15 @@ def _extra_columns(filters: Filters) -> set[str]:
     except ValueError as error:
         found = ", ".join(filters.max_hours_per)
         raise JobError(f"--max-hours-per: found {found}, wanted KEY=HOURS", 2) from error
+
+
+def _check_keys(table: pa.Table, filters: Filters) -> None:
+    """Refuse a `--max-hours-per` of a key that no row has: it would cap all of them together."""
+    for key in hours_per(filters):
+        if len(table) and not any(values_of(table, key)):
+            rows = table["metadata"].to_pylist()
+            known = ", ".join(sorted({str(name) for row in rows for name, _ in row or ()}))[:200]
+            raise JobError(f"--max-hours-per: no row has a {key!r}, found the keys {known}")
 
 
 def _find_calibration(table: pa.Table, output: str) -> Calibration | None:
@@ -170,8 +180,3 @@ def _to_parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return bytes(sink.getvalue())
-
-
-def _write(uri: str, data: bytes) -> None:
-    with job_errors(uri):
-        write_bytes(absolute(uri), data)

@@ -309,6 +309,20 @@ def _write_bytes(uri: str, data: bytes) -> None:
         os.replace(temporary, path)
 
 
+def write_result(uri: str, data: bytes) -> None:
+    """Write the file that a user named for a result.
+
+    Raises:
+        JobError: It cannot be written there.
+    """
+    with job_errors(uri):
+        try:
+            write_bytes(absolute(uri), data)
+        except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            reason = (error.strerror or "no such place").lower()
+            raise JobError(f"{uri} cannot be written: {reason}") from error
+
+
 def write_new(uri: str, data: bytes) -> bool:
     """Write one file unless there is one, as far as the store can tell.
 

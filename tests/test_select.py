@@ -452,7 +452,7 @@ def test_from_an_output_to_a_training_set(
     chosen = pq.read_table(place)
     assert 0 < len(chosen) < sum(map(len, parts.values()))
     assert "words" in chosen.column_names
-    assert re.search(rf"koasr: wrote {len(chosen)} clips, [\d.]+ h, to {where}\n$", said)
+    assert re.search(rf"koasr: {where} has {len(chosen)} clips, [\d.]+ h\n$", said)
     texts = []
     for path in sorted(where.rglob("*.tar")):
         with tarfile.open(path) as archive:
@@ -500,10 +500,11 @@ def test_a_parquet_file_of_another_writer_is_no_traceback(
 def test_brackets_in_names_are_names_and_a_huge_count_is_a_count(
     output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--max-unk", str(10**20), "--max-hours-per", "[/x]=0.01")
-    said = run_select(capsys, output, "--hours", "1", *options, "--rows", str(tmp_path / "[/y]"))
-    assert "more than 0.01 h of one [/x]" in said
+    options = ("--hours", "0.01", "--max-unk", str(10**20))
+    run_select(capsys, output, *options, "--rows", str(tmp_path / "[/y]"))
     assert len(kept_ids(tmp_path / "[/y]")) == 10
+    said = refused(capsys, output, *options, "--max-hours-per", "[/x]=0.01")
+    assert "no row has a '[/x]', found the keys speaker" in said
 
 
 @pytest.mark.parametrize("option", ["--rows", "--plot"])
