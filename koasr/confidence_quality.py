@@ -133,9 +133,9 @@ def _calibration(predicted: Floats, observed: Floats, weights: Floats | None) ->
     """Whether predicted errors come true: ECE, Brier, NCE and the bins of the diagram."""
     if not len(predicted) or (weights is not None and not weights.sum()):
         return {}
-    bins = reliability_bins(predicted, observed, weights)
     # Of a segment that lost more than it says, every character counts as wrong.
     share = np.minimum(observed, 1.0)
+    bins = reliability_bins(predicted, share, weights)
     return {
         "ece": bins.error,
         "brier": brier_score(predicted, share, weights),
