@@ -77,7 +77,11 @@ def select(
         check_reachable(uri)
     columns = _READ | _extra_columns(filters) | ({"words"} if trim else set())
     table = read_transcripts(output, sorted(columns))
-    made = read_calibration(calibration) if calibration else _find_calibration(table, output)
+    made = (
+        read_calibration(calibration)
+        if calibration is not None
+        else _find_calibration(table, output)
+    )
     drift = None
     _check_keys(table, filters)
     if made:

@@ -110,7 +110,7 @@ class _Job:
 
 
 def _open_job(checkpoint: Checkpoint, options: Options, limits: Limits, console: Console) -> _Job:
-    made = read_calibration(options.calibration) if options.calibration else None
+    made = read_calibration(options.calibration) if options.calibration is not None else None
     job_ = _Job(checkpoint, options, limits, _settle_device(options.device), console, made)
     if made:
         check_fingerprint(made, fingerprint_of(job_.parts))
