@@ -1,6 +1,7 @@
 """Selected rows of an output → a training set that stands for them, whole and written once."""
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -125,7 +126,8 @@ def _count(done: Sequence[Exported], skipped: Counter[str], num_rows: int) -> Ex
     if not num_clips:
         why = ", ".join(f"{count:,} {why}" for why, count in sorted(skipped.items()))
         raise JobError(f"no segment could be cut: {why}; is the speech still where it was?")
-    hours = sum(shard.audio_s for shard in done) / 3600
+    # Exact, for shards are done in any order.
+    hours = math.fsum(shard.audio_s for shard in done) / 3600
     return ExportCounts(num_clips, hours, dict(sorted(skipped.items())))
 
 
