@@ -10,7 +10,6 @@ from koasr.job import connect, task_errors
 from koasr.rows import Shard, StoredFile
 from koasr.runs import PLAN
 from koasr.shard_sets import Exported, Target, export_shard
-from koasr.stopping import check_stop
 
 _TASK = pa.schema([*PLAN, ("rows", pa.large_binary())])
 _DONE = pa.schema(
@@ -48,7 +47,6 @@ def export_shards(
     )
     with task_errors():
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            check_stop()
             for row in table.to_pylist():
                 yield Exported(**row | {"skipped": dict(row["skipped"])})
 

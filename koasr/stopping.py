@@ -111,3 +111,5 @@ def stoppable(deadline_s: float | None) -> Iterator[None]:
         if timer is not None:
             timer.cancel()
         signal.signal(signal.SIGTERM, before)
+        # What runs in this process afterwards was not asked to stop.
+        _is_asked = False

@@ -94,6 +94,12 @@ def test_a_stop_that_was_swallowed_is_raised_again() -> None:
         call()
 
 
+def test_what_comes_after_a_stop_in_the_same_process_is_not_stopped() -> None:
+    with pytest.raises(Stopped, match="the deadline"), stoppable(0.2):
+        time.sleep(30)
+    check_stop()
+
+
 def test_an_error_without_a_stop_stays_what_it_is() -> None:
     def call() -> None:
         check_stop()
