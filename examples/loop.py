@@ -6,7 +6,7 @@ Twelve speakers are transcribed that nobody has labelled. Twelve others, who are
 of these transcripts hold a CER; the model is fine-tuned on them, and asked again: about other
 recordings of the same twelve (`familiar`), and about speakers that were in neither (`strangers`).
 Every step is a command, printed before it runs. The recipe was chosen on the labelled speakers.
-Some 25 minutes on two cores that were busy with other work. Needs espeak-ng.
+12 minutes on two cores. Needs espeak-ng.
 """
 
 import json
