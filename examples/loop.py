@@ -91,7 +91,7 @@ def loop(
         f"python pipelines/finetune.py {out}/selected --eval {labelled} --model {model}"
         f" --output {out}/model --max-steps {steps} --eval-steps {steps} {_RECIPE}"
     )
-    table = Table("CER (95 % interval)", "before", "after", "change")
+    table = Table("CER, 95 %", "before", "after", "change")
     for name, place in sets.items():
         before = _evaluate(f"{name}-before", place, model, out)
         after = _evaluate(f"{name}-after", place, f"{out}/model", out)
@@ -109,11 +109,11 @@ def _change(before: str, after: str) -> str:
     sums = draw_sums(np.append(old.clusters, new.clusters), np.array(counts), seed=0)
     low, high = ratio_interval(sums, 0, 1, 0.95) or (np.nan, np.nan)
     change = (new.errors.sum() - old.errors.sum()) / old.ref_chars.sum()
-    return f"{change:+.2%} ({low:+.1%} to {high:+.1%})"
+    return f"{change:+.2%} [{low * 100:+.1f}, {high * 100:+.1f}]"
 
 
 def _cell(cer: dict[str, float]) -> str:
-    return f"{cer['value']:.2%} ({cer['low']:.1%} to {cer['high']:.1%})"
+    return f"{cer['value']:.2%} [{cer['low'] * 100:.1f}, {cer['high'] * 100:.1f}]"
 
 
 if __name__ == "__main__":
