@@ -178,10 +178,13 @@ def count_confusions(pairs: Sequence[Pair]) -> Counter[tuple[str, str]]:
 
 
 def worst_pairs(counted: Counted, num: int) -> list[int]:
-    """Indices of the pairs with the highest CER, those with more errors first among equals."""
+    """Indices of the pairs with the highest CER, those with more errors first among equals.
+
+    What was heard where the reference is empty has no rate, and comes after those that have.
+    """
     errors, lengths = counted.counts[:, 0], counted.counts[:, 1]
     cer = errors / np.maximum(lengths, 1)
-    order = np.lexsort((-errors, -cer))
+    order = np.lexsort((-errors, -cer, lengths == 0))
     return [int(index) for index in order[:num] if errors[index]]
 
 

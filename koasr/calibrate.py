@@ -23,7 +23,8 @@ from koasr.reading import read_transcripts
 from koasr.reference_files import read_references
 from koasr.references import JOIN_COLUMNS, join_references
 from koasr.scoring import SCORED_COLUMNS, ScoredSegments, score_segments
-from koasr.storage import check_reachable, write_result
+from koasr.storage import write_result
+from koasr.writable import check_file
 
 TARGETS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 MIN_SEGMENTS = 100
@@ -61,7 +62,7 @@ def calibrate(
     """
     if not re.fullmatch(r"[\w-]{1,64}", name, re.ASCII):
         raise JobError(f"--name: found {name!r}, wanted up to 64 letters, digits, - and _", 2)
-    check_reachable(out)
+    check_file(out)
     console, normalizer = Console(soft_wrap=True, markup=False), normalizer or Normalizer()
     table = read_transcripts(transcripts, sorted(_COLUMNS))
     known = None

@@ -18,9 +18,10 @@ from koasr.model_files import find_model
 from koasr.normalize import Normalizer
 from koasr.reading import read_rejects, read_transcripts
 from koasr.reference_files import read_references
-from koasr.storage import check_reachable, join, write_result
+from koasr.storage import join, write_result
 from koasr.tokens import refuse_nested
 from koasr.transcripts import TRANSCRIPTS
+from koasr.writable import check_file, check_folder
 
 NUM_WORST = 50
 _level = Parameter(validator=validators.Number(gt=0, lt=1))
@@ -65,8 +66,10 @@ def evaluate(
     Raises:
         JobError: Nothing to compare, or something that was named cannot be read or written.
     """
-    for uri in filter(None, (json, worst, plots)):
-        check_reachable(uri)
+    for uri in filter(None, (json, worst)):
+        check_file(uri)
+    if plots is not None:
+        check_folder(plots)
     columns = [*EVALUATED_COLUMNS, *(n for n in by if n in TRANSCRIPTS.names)]
     found = evaluate_transcripts(
         read_transcripts(transcripts, list(dict.fromkeys(columns))),
@@ -83,8 +86,9 @@ def evaluate(
     print_evaluation(document, console)
     listed = [_worst_row(found, index) for index in worst_pairs(found.counted, NUM_WORST)]
     for row in listed[:show]:
-        name, cer, *_, alignment = map(printable, row)
-        console.print(Text(f"\n{name}  CER {cer}\n{alignment}"), soft_wrap=True)
+        name, cer, errors, *_, alignment = map(printable, row)
+        rate = f"CER {cer}" if cer != _NO_RATE else f"{errors} characters, the reference is empty"
+        console.print(Text(f"\n{name}  {rate}\n{alignment}"), soft_wrap=True)
     if json is not None:
         text = json_format.dumps(_without_nan(document), ensure_ascii=False, indent=2)
         write_result(json, text.encode())
@@ -103,6 +107,7 @@ def _read_vocabulary(model: str) -> frozenset[str]:
     return frozenset(vocabulary) | {token.lower() for token in vocabulary}
 
 
+_NO_RATE = "inf"
 _WORST_COLUMNS = (
     "recording_id",
     "cer",
@@ -118,7 +123,7 @@ def _worst_row(found: Evaluation, index: int) -> tuple[str, ...]:
     """A pair as `_WORST_COLUMNS` name it."""
     pair = found.pairs[index]
     errors, ref_chars = found.counted.counts[index, :2].tolist()
-    cer = f"{errors / ref_chars:.3f}" if ref_chars else "inf"
+    cer = f"{errors / ref_chars:.3f}" if ref_chars else _NO_RATE
     texts = (pair.reference, pair.hypothesis, show_alignment(pair))
     return (" ".join(pair.name.split()), cer, str(errors), str(ref_chars), *texts)
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from koasr.confidence_quality import ORACLE, WORDS
+from koasr.curve import MIN_CLUSTERS
 from koasr.summary import duration_text
 
 _RATES = {
@@ -94,12 +95,15 @@ def _left_out(counts: dict[str, Any], is_joined: bool) -> Iterator[str]:
 def _rates(document: dict[str, Any]) -> Table:
     rates = document["rates"]
     level = f"{document['confidence_level']:.0%} interval"
-    clusters = f"drawn by {document['counts']['clusters']:,} speakers or recordings"
+    num_clusters = document["counts"]["clusters"]
+    drawn = f"{level}: drawn by {num_clusters:,} speakers or recordings"
+    if num_clusters < MIN_CLUSTERS:
+        drawn += f"\ncaution: of fewer than {MIN_CLUSTERS} an interval is too narrow to rely on"
     names = list(rates)
     if document["normalizer"]["style"] == "speech-event":
         names.sort(key=lambda name: name != "raw_cer")
     table = _table("", "errors", "rate", level, "errors", "of")
-    table.caption, table.caption_justify = f"{level}: {clusters}", "left"
+    table.caption, table.caption_justify = drawn, "left"
     for name in names:
         rate, (label, unit) = rates[name], _RATES[name]
         table.add_row(

@@ -16,10 +16,11 @@ from koasr.errors import JobError
 from koasr.inventory import Inventory, open_output
 from koasr.rows import short_hash
 from koasr.runs import open_parquet, read_sound
-from koasr.storage import absolute, check_reachable, job_errors, join, read_bytes, write_bytes
+from koasr.storage import absolute, job_errors, join, read_bytes, write_bytes
 from koasr.subtitles import MAX_LINE_CHARS, Form, write_text
 from koasr.threads import concurrently
 from koasr.transcribe import check_date
+from koasr.writable import check_folder
 
 _COLUMNS = ["recording_id", "source_uri", "source_key", "segment_id", "start_s", "end_s", "text"]
 _COLUMNS += ["is_empty", "confidence", "calibration", "expected_cer", "words"]
@@ -52,8 +53,9 @@ def export(
     Raises:
         JobError: It is no output of koasr, has nothing of that date, or a file cannot be written.
     """
-    inventory, out = open_output(output), absolute(out)
-    check_reachable(out)
+    inventory = open_output(output)
+    check_folder(out)
+    out = absolute(out)
     uris = _objects(inventory, date)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     num_files = 0

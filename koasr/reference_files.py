@@ -15,15 +15,17 @@ from koasr.manifests import manifest_lines
 from koasr.readers import read_reference_file
 from koasr.rows import Kind, Shard, StoredFile
 from koasr.runs import read_sound
-from koasr.sources import decode_text
+from koasr.sources import decode
 from koasr.storage import (
     absolute,
     check_reachable,
+    is_folder,
     job_errors,
     list_files,
     open_fs,
     read_bytes,
 )
+from koasr.stored import read_at_most
 from koasr.threads import concurrently
 
 _PATH_KEYS = ("audio_filepath", "path", "file_name", "filename", "file", "audio", "id", "name")
@@ -31,6 +33,7 @@ _ID_KEYS = ("segment_id", "recording_id", "source_key")
 _FLEURS = ("id", "path", "raw_transcription", "transcription", "chars", "num_samples", "gender")
 """Columns of google/fleurs' *.tsv, which have no header."""
 
+_HEAD_BYTES = 4096
 _WANTED = "a JSONL manifest, .trn, .tsv, .csv, .trans.txt or a folder of those, or Parquet"
 
 
@@ -57,23 +60,36 @@ def read_references(uri: str) -> list[Reference]:
     with job_errors(uri):
         files = list_files(absolute(uri), expand=True)
         if not files:
-            raise JobError(f"{uri} does not exist: wanted {_WANTED}")
-        is_folder = len(files) > 1 or files[0].uri != absolute(uri)
-        texts = [file for file in files if file.uri.endswith(".trans.txt")]
-        if is_folder:
-            files = texts or [file for file in files if file.uri.endswith(".txt")]
+            found = "is an empty folder" if is_folder(uri) else "does not exist"
+            raise JobError(f"{uri} {found}: wanted {_WANTED}")
+        if len(files) > 1 or files[0].uri != absolute(uri):
+            files = _texts_of_folder(uri, files)
         try:
             found = concurrently(_read_file, files, "files with references read")
         except TransientError as error:
             raise JobError(f"cannot read the references: {error}") from error
     references = [reference for part in found for reference in part]
     if not references:
-        raise JobError(f"{uri} holds no references: wanted {_WANTED}")
+        found = "has no line with a text" if any(file.size_bytes for file in files) else "is empty"
+        keys = ", ".join(REFERENCE_KEYS)
+        raise JobError(f"{uri} {found}: wanted references, in tables and manifests under {keys}")
     return references
+
+
+def _texts_of_folder(uri: str, files: list[StoredFile]) -> list[StoredFile]:
+    """Of a folder's files the `*.trans.txt`, else the `*.txt`."""
+    for ending in (".trans.txt", ".txt"):
+        if texts := [file for file in files if file.uri.endswith(ending)]:
+            return texts
+    found = f"no .trans.txt or .txt among {len(files):,} files"
+    raise JobError(f"{uri} has {found}: wanted those in a folder, or one file: {_WANTED}")
 
 
 def _read_file(file: StoredFile) -> list[Reference]:
     name = file.uri.lower()
+    if not name.endswith(".parquet") and b"\0" in read_at_most(file.uri, _HEAD_BYTES):
+        # In UTF-16 every Latin letter, comma or tab has one; in UTF-8 and cp949 no text does.
+        raise JobError(f"{file.uri} is UTF-16 or no text: wanted UTF-8 or cp949, convert it first")
     if name.endswith(".txt"):
         return list(_read_text(file.uri))
     if name.endswith((".tsv", ".csv")):
@@ -107,7 +123,7 @@ def _read_manifest(file: StoredFile, kind: Kind) -> Iterator[Reference]:
 
 def _read_table(uri: str) -> Iterator[Reference]:
     """Rows of a TSV as Common Voice and FLEURS have it, or of a CSV with its quotes."""
-    lines = io.StringIO(decode_text(read_bytes(uri)), newline="")
+    lines = io.StringIO(decode(read_bytes(uri)), newline="")
     is_tsv = uri.lower().endswith(".tsv")
     rows = csv.reader(lines, "excel-tab", quoting=csv.QUOTE_NONE) if is_tsv else csv.reader(lines)
     try:

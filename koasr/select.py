@@ -27,12 +27,14 @@ from koasr.limits import DEFAULT_LIMITS, Limits
 from koasr.orders import NO_ORDER, Chosen, Order, choose, share_of
 from koasr.reading import read_transcripts
 from koasr.selection import Candidates, Filters, find_candidates, hours_per, values_of
-from koasr.storage import absolute, check_reachable, write_result
+from koasr.storage import absolute, write_result
 from koasr.summary import drift_text
 from koasr.training_sets import export_selection
 from koasr.transcripts import RAW_CALIBRATION, TRANSCRIPTS
+from koasr.writable import check_file, check_folder
 
 _READ = {*COLUMNS, "run_id", "duration_s", "is_empty", "evidence", "metadata"} - {"words"}
+_MAX_REASONS = 3
 _STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -67,14 +69,17 @@ def select(
         limits: What untrusted input may ask.
 
     Raises:
-        JobError: Nothing to select from, no calibration for the order, or nothing that fits it.
+        JobError: Nothing to select from, no calibration for the order, nothing that fits it, or
+            a result that cannot be written where it was named.
     """
     filters, console = filters or Filters(), Console(soft_wrap=True, markup=False)
     if (to is None) != (out is None):
         raise JobError("--to and --out go together: a layout and where it is written", 2)
     share = share_of(order)
-    for uri in filter(None, (rows, plot, out)):
-        check_reachable(uri)
+    for uri in filter(None, (rows, plot)):
+        check_file(uri)
+    if out is not None:
+        check_folder(out)
     columns = _READ | _extra_columns(filters) | ({"words"} if trim else set())
     table = read_transcripts(output, sorted(columns))
     made = (
@@ -92,6 +97,9 @@ def select(
     found = find_candidates(table, made, filters)
     chosen = choose(found, order, share, made, drift)
     _print(table, found, chosen, drift, console)
+    if not chosen.count:
+        raise JobError(_why_none(table, found, order, chosen))
+    _print_kept(table, found, chosen, console)
     if plot is not None:
         write_result(plot, draw_yield(found.hours.cumsum(), found.forecast(), chosen.count))
     selected = table.take(pa.array(np.sort(found.rows[: chosen.count])))
@@ -153,7 +161,7 @@ def _print(
     console: Console,
 ) -> None:
     hours, forecast = found.hours.cumsum(), found.forecast()
-    all_hours = float(pc.sum(table["duration_s"]).as_py() or 0.0) / 3600
+    all_hours = _all_hours(table)
     filtered = Table("left out", "segments", "hours", title_justify="left")
     for removed in found.removed:
         filtered.add_row(Text(removed.why), f"{removed.num_segments:,}", f"{removed.hours:.2f}")
@@ -166,17 +174,40 @@ def _print(
         cer = "-" if np.isnan(forecast[at]) else f"{forecast[at]:.2%}"
         cells = f"{hours[at]:.2f}", f"{hours[at] / all_hours:.0%}", cer, f"{found.scores[at]:.3f}"
         curve.add_row(*cells, style="bold" if count == chosen.count else "")
-    console.print(curve)
+    if counts:
+        console.print(curve)
     if drift:
         console.print(f"koasr: drift: {drift_text(drift)}", highlight=False)
-    kept, expected = (
-        (hours[chosen.count - 1], forecast[chosen.count - 1]) if chosen.count else (0.0, np.nan)
-    )
+
+
+def _print_kept(table: pa.Table, found: Candidates, chosen: Chosen, console: Console) -> None:
+    last = chosen.count - 1
+    hours, expected = found.hours.cumsum()[last], found.forecast()[last]
     hope = "no expected CER" if np.isnan(expected) else f"expected CER {expected:.2%}"
     console.print(
-        f"koasr: keeps {chosen.count:,} of {len(table):,} segments, {kept:.2f} of"
-        f" {all_hours:.2f} h; {hope}; {chosen.why}",
+        f"koasr: keeps {chosen.count:,} of {len(table):,} segments, {hours:.2f} of"
+        f" {_all_hours(table):.2f} h; {hope}; {chosen.why}",
         highlight=False,
+    )
+
+
+def _all_hours(table: pa.Table) -> float:
+    return float(pc.sum(table["duration_s"]).as_py() or 0.0) / 3600
+
+
+def _why_none(table: pa.Table, found: Candidates, order: Order, chosen: Chosen) -> str:
+    """What took all segments: the filters, or the order."""
+    if not len(table):
+        return "there are no segments to select from"
+    if not len(found.rows):
+        most = sorted(found.removed, key=lambda removed: -removed.num_segments)[:_MAX_REASONS]
+        took = ", ".join(f"{removed.num_segments:,} {removed.why}" for removed in most)
+        return f"no segment of {len(table):,} passes the filters ({took}): loosen the first named"
+    expected = found.forecast()[0]
+    hope = "" if np.isnan(expected) else f" and an expected CER of {expected:.2%}"
+    return (
+        f"{order} keeps none of the {len(found.rows):,} segments that pass the filters"
+        f" ({chosen.why}): the surest has {found.hours[0] * 3600:.1f} s{hope}, order more than that"
     )
 
 

@@ -56,12 +56,17 @@ def is_audio(name: str) -> bool:
     return _extension(name) in BYTES_PER_SECOND
 
 
-def decode_text(data: bytes) -> str:
-    """Text of a reference file: UTF-8, else cp949, which older Korean corpora use."""
+def decode(data: bytes) -> str:
+    """UTF-8, else cp949, which older Korean corpora use."""
     try:
-        return data.decode("utf-8-sig").strip()
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return data.decode("cp949", "replace").strip()
+        return data.decode("cp949", "replace")
+
+
+def decode_text(data: bytes) -> str:
+    """Text of a reference file, without what surrounds it."""
+    return decode(data).strip()
 
 
 def _first_lines(file: StoredFile) -> list[str]:

@@ -265,6 +265,12 @@ def _list_files(uri: str, expand: bool) -> list[StoredFile]:
     return sorted((_stored_file(fs, info) for info in visible), key=lambda file: file.uri)
 
 
+def is_folder(uri: str) -> bool:
+    """Whether a folder is there; an object store has none without anything in it."""
+    fs, path = open_fs(uri)
+    return bool(fs.isdir(path))
+
+
 def list_names(uri: str) -> list[str]:
     """Names of the files and folders right below a folder; empty when there is none."""
     fs, path = open_fs(uri)

@@ -235,7 +235,6 @@ def test_without_scikit_learn_the_rates_are_still_given(
         (["--fluent", "--style", "none"], 2, "--side and --fluent"),
         (["--by", "colour"], 1, "--by colour: no column"),
         (["/no/such.tsv"], 1, "does not exist"),
-        (["--json", "/proc/none/x.json"], 1, "/proc/none/x.json"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -249,6 +248,47 @@ def test_a_mistake_is_one_line(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("koasr: ")
     assert found in line
+
+
+@pytest.mark.parametrize("flag", ["--json", "--worst", "--plots"])
+def test_a_result_that_cannot_be_written_is_told_before_the_work(
+    flag: str, transcripts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["/proc/none/x", f"{transcripts}/x", *([] if flag == "--plots" else [str(tmp_path)])]
+    before = sorted(tmp_path.iterdir())
+    for place in places:
+        # Nothing is read: what is to be compared does not exist.
+        assert call("evaluate", "/no/such", flag, place) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"koasr: {place} ")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_of_few_speakers_an_interval_is_not_to_be_relied_on(
+    transcripts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caution = "caution: of fewer than 10 an interval is too narrow"
+    assert call("evaluate", transcripts) == 0
+    assert caution in capsys.readouterr().out
+    rows = [transcript(f"r{n}", "네", "내", 0.5) for n in range(10)]
+    pq.write_table(table(rows), tmp_path / "ten.parquet")
+    assert call("evaluate", str(tmp_path / "ten.parquet")) == 0
+    assert caution not in capsys.readouterr().out
+
+
+def test_what_was_heard_in_silence_comes_last_and_has_no_rate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [transcript("silence", "", "네네", 0.9), transcript("speech", "네", "내", 0.9)]
+    pq.write_table(table(rows), tmp_path / "t.parquet")
+    worst = tmp_path / "worst.tsv"
+    places = [str(tmp_path / "t.parquet"), "--worst", str(worst), "--show", "2"]
+    assert call("evaluate", *places) == 0
+    assert [line.split("\t")[:2] for line in worst.read_text().splitlines()[1:]] == [
+        ["speech", "1.000"],
+        ["silence", "inf"],
+    ]
+    assert "silence  2 characters, the reference is empty" in capsys.readouterr().out
 
 
 def test_everything_may_lie_in_a_store(s3: str, transcripts: str) -> None:

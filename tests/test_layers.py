@@ -17,6 +17,7 @@ FLOW = [
     "rows",
     "items",
     "storage",
+    "writable",
     "threads",
     "stored",
     "manifests",

@@ -90,7 +90,12 @@ def test_parquet_gives_texts_without_the_audio(tmp_path: Path) -> None:
     [
         ("a.tsv", b"who\twhat\na\tb\n", "has the columns who, what: wanted one of text"),
         ("a.jsonl", b'{"text": "x"}\n', "line 1: not a JSON object with audio_filepath"),
-        ("a.jsonl", b"", "holds no references"),
+        ("a.tsv", b"path\ttext\n", "has no line with a text: wanted references, in tables and"),
+        ("a.jsonl", b'{"audio_filepath": "a.wav"}', "under text, sentence, transcript"),
+        ("a.jsonl", b"", "is empty: wanted references"),
+        ("a.tsv", "path\ttext\na\t네".encode("utf-16"), "is UTF-16 or no text: wanted UTF-8 or"),
+        ("a.trn", "a :: 네".encode("utf-16-le"), "is UTF-16 or no text"),
+        ("a.trans.txt", "a 네".encode("utf-16"), "is UTF-16 or no text"),
         ("a.parquet", b"PAR1", "is damaged"),
         ("a.docx", b"x", "is no file of references"),
         ("a.trn", b"\xff\xff :: x\n", "neither UTF-8 nor cp949"),
@@ -104,6 +109,22 @@ def test_what_holds_no_references_is_one_line(
     with pytest.raises(JobError, match=problem) as raised:
         read_references(str(tmp_path / (name or "a.tsv")))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("empty", "is an empty folder: wanted a JSONL"), ("", "no .trans.txt or .txt among 1 files")],
+)
+def test_a_folder_without_references_is_one_line(tmp_path: Path, name: str, problem: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.wav").write_bytes(b"x")
+    with pytest.raises(JobError, match=problem):
+        read_references(str(tmp_path / name))
+
+
+def test_the_last_text_of_a_table_may_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("path\ttext\na.wav\t네\nb.wav\t\n")
+    assert [found.text for found in read_references(str(tmp_path / "a.tsv"))] == ["네", ""]
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,6 @@ def test_it_says_what_it_left_out_what_more_hours_cost_and_what_it_keeps(
         (["--keep", "0.6"], 60),
         (["--keep", "100%"], 100),
         (["--keep", "1"], 100),
-        (["--keep", "0.5%"], 0),
     ],
 )
 def test_rows_are_the_segments_chosen_and_nothing_else(
@@ -389,20 +388,46 @@ def test_an_output_without_rows_and_one_without_good_ones(
     (tmp_path / "none").mkdir()
     assert "holds no transcripts" in refused(capsys, str(tmp_path / "none"), "--hours", "1")
     write_output(tmp_path / "empty", {TARS[0]: []})
-    place = tmp_path / "rows.parquet"
-    said = run_select(capsys, str(tmp_path / "empty"), "--hours", "1", "--rows", str(place))
-    assert "keeps 0 of 0 segments, 0.00 of 0.00 h" in said
-    assert pq.read_table(place).num_rows == 0
+    said = refused(capsys, str(tmp_path / "empty"), "--hours", "1", *results(tmp_path))
+    assert "there are no segments to select from" in said
     silent = [segment(TARS[0], n, is_empty=True, text="") for n in range(3)]
     write_output(tmp_path / "silent", {TARS[0]: silent})
-    plot = tmp_path / "plot.svg"
-    said = run_select(capsys, str(tmp_path / "silent"), "--keep", "1", "--plot", str(plot))
-    assert "keeps 0 of 3 segments, 0.00 of 0.00 h; no expected CER" in said
-    ElementTree.fromstring(plot.read_bytes())
-    arguments = (str(tmp_path / "silent"), "--keep", "1", "--to", "csv")
-    line = refused(capsys, *arguments, "--out", str(tmp_path / "set"))
-    assert "nothing to export: --keep 1 by raw selects no segment" in line
-    assert not (tmp_path / "set").exists()
+    said = refused(capsys, str(tmp_path / "silent"), "--keep", "1", *results(tmp_path))
+    assert "no segment of 3 passes the filters (3 nothing said)" in said
+    assert not (tmp_path / "results").exists()
+
+
+def results(folder: Path) -> list[str]:
+    """Every result that can be asked for."""
+    place = folder / "results"
+    named = ["--rows", str(place / "rows.parquet"), "--plot", str(place / "plot.svg")]
+    return [*named, "--to", "csv", "--out", str(place / "set")]
+
+
+@pytest.mark.parametrize(
+    ("order", "found"),
+    [
+        (
+            ["--hours", "1", "--min-segment-s", "9", "--max-segment-s", "2"],
+            "passes the filters (102 shorter than 9 s, 1 nothing said): loosen the first",
+        ),
+        (
+            ["--hours", "1", "--min-chars-per-s", "5", "--max-unk", "3"],
+            "no segment of 103 passes the filters (101 below 5 characters a second, 1 nothing said, ",
+        ),
+        (["--keep", "0.5%"], "--keep 0.5% keeps none of the 100 segments that pass the filters"),
+        (["--hours", "0.0009"], "the surest has 3.6 s, order more than that"),
+        (["--max-expected-cer", "0.1"], "has 3.6 s and an expected CER of 57.99%, order more"),
+    ],
+)
+def test_an_order_that_keeps_nothing_says_what_took_it_and_writes_nothing(
+    order: list[str], found: str, output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "--max-expected-cer" in order:
+        (tmp_path / "c.json").write_bytes(curve((0.1, 0.99)).to_json())
+        order = [*order, "--calibration", str(tmp_path / "c.json")]
+    assert found in refused(capsys, output, *order, *results(tmp_path))
+    assert not (tmp_path / "results").exists()
 
 
 def test_the_plot_shows_where_the_selection_stands(
@@ -493,7 +518,7 @@ def test_a_parquet_file_of_another_writer_is_no_traceback(
         assert code == 1
         assert "has columns of other types than transcripts" in found.err
     elif command == "select":
-        assert "keeps 0 of 3 segments" in found.out
+        assert "no segment of 3 passes the filters (3 no confidence)" in found.err
         assert re.search("no confidence +│ 3 ", found.out)
 
 
