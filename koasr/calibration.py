@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ CALIBRATION_VERSION = 1
 Score = Literal["raw_confidence", "min_word_confidence"]
 """Evidence that a curve may stand on: surer is higher, in [0, 1]."""
 
+_SCORES: dict[Any, Score] = {score: score for score in get_args(Score)}
 CONFIDENCE_BINS = 100
 """Equal widths over [0, 1], of every run's histogram; segments without text are counted beside."""
 _EDGE = 1e-6
@@ -26,6 +28,7 @@ _MAX_BYTES = 16 << 20
 _LABEL = re.compile(r"[\w-]{1,80}", re.ASCII)
 
 Floats = NDArray[np.float64]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -138,11 +141,15 @@ def read_calibration(uri: str) -> Calibration:
     with job_errors(uri):
         data = read_bytes(uri, start=0, end=_MAX_BYTES)
     try:
-        return _parse(json.loads(data))
-    # Garbage fails in more ways than can be named.
-    except Exception as error:
-        found = f"{type(error).__name__}: {error}"[:120]
-        raise JobError(f"{uri} is no file of koasr calibrate ({found})") from error
+        document = json.loads(data)
+    # Of deep nesting Python makes a RecursionError.
+    except (ValueError, RecursionError) as error:
+        line = f" from line {error.lineno} on" if isinstance(error, json.JSONDecodeError) else ""
+        raise JobError(f"{uri} is no file of koasr calibrate: not JSON{line}") from error
+    try:
+        return _parse(document)
+    except ValueError as error:
+        raise JobError(f"{uri} is no file of koasr calibrate: {error}") from error
 
 
 def keep_calibration(output: str, calibration: Calibration) -> None:
@@ -170,41 +177,64 @@ def _kept(output: str, label: str) -> str:
     return join(output, "_koasr", "calibrations", f"{label}.json")
 
 
-def _parse(document: Mapping[str, Any]) -> Calibration:
+def _parse(document: Any) -> Calibration:
+    if not isinstance(document, dict):
+        raise ValueError(f"found {reprlib.repr(document)}, wanted a JSON object")
     if document.get("koasr_calibration") != CALIBRATION_VERSION:
         found = document.get("koasr_calibration")
-        raise ValueError(f"found version {found!r}, wanted {CALIBRATION_VERSION}")
+        raise ValueError(f"found version {reprlib.repr(found)}, wanted {CALIBRATION_VERSION}")
     made = Calibration(
-        name=str(document["name"]),
-        fingerprint=str(document["fingerprint"]),
-        score=document["score"],
-        knots=tuple((float(score), float(cer)) for score, cer in document["knots"]),
-        thresholds=tuple(map(_parse_threshold, document["thresholds"])),
-        confidence_counts=tuple(map(int, document["confidence_counts"])),
-        details=dict(document["details"]),
+        name=_field(document, "name", str, "a text"),
+        fingerprint=_field(document, "fingerprint", str, "a text"),
+        score=_field(document, "score", _SCORES.__getitem__, " or ".join(_SCORES)),
+        knots=_field(document, "knots", _knots, "pairs of finite numbers, their CER never rising"),
+        thresholds=_field(document, "thresholds", _thresholds, "objects of finite numbers"),
+        confidence_counts=_field(
+            document, "confidence_counts", _counts, f"{CONFIDENCE_BINS + 1} counts from 0 on"
+        ),
+        details=_field(document, "details", dict, "an object"),
     )
-    if made.score not in get_args(Score) or len(made.confidence_counts) != CONFIDENCE_BINS + 1:
-        raise ValueError("another score or other bins than this koasr's")
-    if min(made.confidence_counts) < 0:
-        raise ValueError("a histogram with less than nothing in it")
-    knots = np.array(made.knots)
-    if not np.isfinite(knots).all() or (np.diff(knots, axis=0) * (-1, 1) > 0).any():
-        raise ValueError("a curve that is not finite, or rises")
-    if made.label != document["label"]:
-        found = document["label"]
-        raise ValueError(f"changed by hand: its label {found!r} is not that of its numbers")
+    if made.label != document.get("label"):
+        found = reprlib.repr(document.get("label"))
+        raise ValueError(f"changed by hand: its label {found} is not that of its numbers")
     if not _LABEL.fullmatch(made.label):
-        raise ValueError("a name that is not of letters, digits, - and _")
+        raise ValueError("its name is not of letters, digits, - and _")
     return made
 
 
-def _parse_threshold(document: Mapping[str, Any]) -> Threshold:
-    found = Threshold(**document)
-    seen = [found.min_score, found.cer, found.upper_cer]
-    numbers = [found.target, found.kept_share, *(value for value in seen if value is not None)]
-    if not np.isfinite(numbers).all():
-        raise ValueError("a threshold that is not finite")
+def _field(document: Mapping[str, Any], name: str, read: Callable[[Any], _T], wanted: str) -> _T:
+    """A field's value, or which one is wrong, and what it was to be."""
+    if name not in document:
+        raise ValueError(f"it has no {name!r}")
+    try:
+        return read(document[name])
+    # What anybody may have written into it fails in more ways than can be named.
+    except Exception as error:
+        raise ValueError(f"{name!r} is {reprlib.repr(document[name])}, wanted {wanted}") from error
+
+
+def _knots(value: Any) -> tuple[tuple[float, float], ...]:
+    knots = tuple((float(score), float(cer)) for score, cer in value)
+    steps = np.diff(np.array(knots).reshape(-1, 2), axis=0)
+    if not knots or not np.isfinite(knots).all() or (steps * (-1, 1) > 0).any():
+        raise ValueError
+    return knots
+
+
+def _thresholds(value: Any) -> tuple[Threshold, ...]:
+    found = tuple(Threshold(**document) for document in value)
+    for one in found:
+        maybe = [n for n in (one.min_score, one.cer, one.upper_cer) if n is not None]
+        if not np.isfinite([one.target, one.kept_share, *maybe]).all():
+            raise ValueError
     return found
+
+
+def _counts(value: Any) -> tuple[int, ...]:
+    counts = tuple(map(int, value))
+    if len(counts) != CONFIDENCE_BINS + 1 or min(counts) < 0:
+        raise ValueError
+    return counts
 
 
 def check_fingerprint(calibration: Calibration, fingerprint: str) -> None:

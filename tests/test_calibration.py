@@ -179,6 +179,12 @@ def _edited(**changes: Any) -> bytes:
     return json.dumps(json.loads(calibration().to_json()) | changes).encode()
 
 
+def _without(name: str) -> bytes:
+    document = json.loads(calibration().to_json())
+    del document[name]
+    return json.dumps(document).encode()
+
+
 RISING = ((0.0, 0.1), (1.0, 0.2))
 BACKWARDS = ((1.0, 0.2), (0.0, 0.1))
 DAMAGED = {
@@ -191,35 +197,42 @@ DAMAGED = {
     "no version": (b'{"knots": []}', "found version None"),
     "lines in a version": (_edited(koasr_calibration="1\n\x1b[2J"), "found version"),
     "lines in a label": (_edited(label="1\n\x1b[2J"), "changed by hand"),
-    "rising": (calibration(knots=RISING).to_json(), "rises"),
-    "backwards": (calibration(knots=BACKWARDS).to_json(), "rises"),
-    "NaN": (calibration(knots=((math.nan, 0.1),)).to_json(), "not finite"),
-    "infinite": (calibration(knots=((0.0, math.inf),)).to_json(), "not finite"),
-    "no curve": (calibration(knots=()).to_json(), "ValueError"),
-    "three to a knot": (_edited(knots=[[0, 0, 0]]), "ValueError"),
-    "unknown score": (calibration(score="blank_doubt").to_json(), "another score"),
-    "a list for a score": (_edited(score=["raw_confidence"]), "another score"),
-    "few bins": (calibration(confidence_counts=(1,)).to_json(), "other bins"),
-    "negative bins": (calibration(confidence_counts=(-1,) * 101).to_json(), "less than nothing"),
-    "infinite bins": (_edited(confidence_counts=[math.inf] * 101), "OverflowError"),
-    "a number too large": (_edited(knots=[[10**4000, 0]]), "OverflowError"),
+    "no label": (_without("label"), "changed by hand: its label None"),
+    "no curve at all": (_without("knots"), "it has no 'knots'"),
+    "rising": (calibration(knots=RISING).to_json(), "'knots' is [[0.0, 0.1], [1.0, 0.2]], wanted"),
+    "backwards": (calibration(knots=BACKWARDS).to_json(), "their CER never rising"),
+    "NaN": (calibration(knots=((math.nan, 0.1),)).to_json(), "'knots' is [[nan, 0.1]], wanted"),
+    "infinite": (calibration(knots=((0.0, math.inf),)).to_json(), "wanted pairs of finite"),
+    "no curve": (calibration(knots=()).to_json(), "'knots' is [], wanted pairs"),
+    "three to a knot": (_edited(knots=[[0, 0, 0]]), "'knots' is [[0, 0, 0]], wanted pairs"),
+    "unknown score": (
+        calibration(score="blank_doubt").to_json(),
+        "'score' is 'blank_doubt', wanted raw_confidence or min_word_confidence",
+    ),
+    "a list for a score": (_edited(score=["raw_confidence"]), "'score' is ['raw_confidence']"),
+    "few bins": (calibration(confidence_counts=(1,)).to_json(), "wanted 101 counts from 0 on"),
+    "negative bins": (calibration(confidence_counts=(-1,) * 101).to_json(), "counts from 0 on"),
+    "infinite bins": (_edited(confidence_counts=[math.inf] * 101), "'confidence_counts' is [inf"),
+    "a number too large": (_edited(knots=[[10**4000, 0]]), "'knots' is [[1000"),
     "a threshold of text": (
         calibration(thresholds=(Threshold("0.1", None, None, None, 0),)).to_json(),  # type: ignore[arg-type]
-        "TypeError",
+        "'thresholds' is [",
     ),
     "a threshold of NaN": (
         calibration(thresholds=(Threshold(0.1, math.nan, 0.1, 0.1, 1),)).to_json(),
-        "not finite",
+        "wanted objects of finite numbers",
     ),
-    "a threshold of other fields": (_edited(thresholds=[{"tau": 1}]), "TypeError"),
-    "a name that is a path": (calibration(name="../../x").to_json(), "a name that is not"),
-    "a name of lines": (calibration(name="a\nb").to_json(), "a name that is not"),
-    "empty": (b"", "JSONDecodeError"),
-    "a list": (b"[]", "AttributeError"),
-    "no text": (b"\xff\xfe\x00\x81", "Error"),
-    "cut off": (calibration().to_json()[:-20], "JSONDecodeError"),
-    "deep": (b"[" * 200_000, "RecursionError"),
-    "huge": (b'{"a": "' + b"x" * (17 << 20) + b'"}', "JSONDecodeError"),
+    "a threshold of other fields": (_edited(thresholds=[{"tau": 1}]), "[{'tau': 1}], wanted"),
+    "remarks of text": (_edited(details="x"), "'details' is 'x', wanted an object"),
+    "a name that is a path": (calibration(name="../../x").to_json(), "its name is not of"),
+    "a name of lines": (calibration(name="a\nb").to_json(), "its name is not of"),
+    "a name that is a number": (_edited(name=3), "changed by hand"),
+    "empty": (b"", "not JSON from line 1 on"),
+    "a list": (b"[]", "found [], wanted a JSON object"),
+    "no text": (b"\xff\xfe\x00\x81", "not JSON"),
+    "cut off": (calibration().to_json()[:-20], "not JSON from line "),
+    "deep": (b"[" * 200_000, "not JSON"),
+    "huge": (b'{"a": "' + b"x" * (17 << 20) + b'"}', "not JSON from line 1 on"),
 }
 
 
@@ -230,10 +243,11 @@ def test_what_is_no_calibration_is_one_line(what: str, tmp_path: Path) -> None:
     with pytest.raises(JobError) as raised:
         read_calibration(uri)
     message = str(raised.value)
-    assert message.startswith(f"{uri} is no file of koasr calibrate (")
+    assert message.startswith(f"{uri} is no file of koasr calibrate: ")
     assert found in message
+    assert "Error" not in message
     assert message.isprintable()
-    assert len(message) < len(uri) + 200
+    assert len(message) < len(uri) + 300
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
