@@ -18,6 +18,7 @@ from koasr.calibration import Calibration, Score, Threshold
 from koasr.curve import MIN_CLUSTERS, Labelled, find_thresholds, fit_curve
 from koasr.drift import count_confidence
 from koasr.errors import JobError
+from koasr.help import TEXTS
 from koasr.normalize import Normalizer
 from koasr.reading import read_transcripts
 from koasr.reference_files import read_references
@@ -43,7 +44,7 @@ def calibrate(
     score: Score = "raw_confidence",
     targets: Annotated[tuple[float, ...], _share] = TARGETS,
     delta: Annotated[float, _share] = 0.1,
-    normalizer: Annotated[Normalizer | None, Parameter(name="*", group="Normalization")] = None,
+    normalizer: Annotated[Normalizer | None, Parameter(name="*", group=TEXTS)] = None,
 ) -> None:
     """Make a calibration of labelled transcripts, print its thresholds, and write it.
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from koasr import __version__
 from koasr.errors import JobError, Reason
+from koasr.help import ARGUMENTS, LIMITS, OPTIONS, HelpPage
 from koasr.limits import DEFAULT_LIMITS, Limits
 from koasr.options import Options
 from koasr.stopping import EXIT_STOPPED, Stopped
@@ -17,50 +18,44 @@ from koasr.stopping import EXIT_STOPPED, Stopped
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 DEFAULT_OPTIONS = Options()
 _Options = Annotated[Options, Parameter(name="*")]
-_Limits = Annotated[Limits, Parameter(name="*", group="Limits of untrusted input")]
+_Limits = Annotated[Limits, Parameter(name="*", group=LIMITS)]
 
 app = cyclopts.App(
     name="koasr",
-    help="Bulk speech transcription for Korean: speech in, Parquet transcripts out.",
+    help="""Bulk speech transcription for Korean: speech in, Parquet transcripts out.
+
+    Example: koasr transcribe examples/speech --output out --model examples/model
+    """,
     version=__version__,
     default_parameter=Parameter(negative_iterable=()),
+    help_format="plaintext",
+    help_formatter=HelpPage(),
+    group_arguments=ARGUMENTS,
+    group_parameters=OPTIONS,
     suppress_keyboard_interrupt=False,
 )
-# By name, so that none is imported unless it is called: two bring torch.
-app.command(
-    "koasr.convert:convert",
-    name="convert",
-    help="""Make a clean safetensors directory of an older model, once.
+_COMMANDS = {
+    "status": """Say what an output holds, and what its runs have left to do.
 
-    Pickled weights (pytorch_model.bin) are read in a process of its own that runs no code from
-    them; weights, config and vocabulary are checked against each other, and one second is
-    transcribed. The commit it came from is noted in koasr.json.
-    """,
-)
-app.command(
-    "koasr.finetune:finetune",
-    name="finetune",
-    help="""Fine-tune a checkpoint on speech with references, or train one from scratch.
+    Reads names and footers, no rows: koasr verify counts the rows.
 
-    Reads what koasr transcribe reads. Recordings without a reference are left out and counted; an
-    empty reference is silence, and is learned. Speech is held in memory: 115 MB an hour.
+    Example: koasr status s3://transcripts/zeroth-1b
     """,
-)
-app.command(
-    "koasr.evaluate:evaluate",
-    name="evaluate",
-    help="""Compare transcripts with references: error rates, and what each confidence is worth.
+    "verify": """Read everything an output holds and count it again.
+
+    Holds rows against records, rejects, plans and summaries, looks for what is there twice, and
+    verifies checksums. Exit code: 0 when nothing differs, 1 when something does.
+
+    Example: koasr verify s3://transcripts/zeroth-1b
+    """,
+    "evaluate": """Compare transcripts with references, and scores with errors.
 
     Rates are of all errors over all characters, with intervals from a bootstrap that draws whole
     speakers, else recordings. No text is printed unless asked for.
 
-    Example: koasr evaluate s3://transcripts/zeroth-1b dev.trn --side pronunciation --json dev.json
+    Example: koasr evaluate s3://transcripts/zeroth-1b dev.trn --json dev.json
     """,
-)
-app.command(
-    "koasr.calibrate:calibrate",
-    name="calibrate",
-    help="""Learn from labelled speech what a confidence is worth: expected CER, and what to keep.
+    "calibrate": """Learn from labelled speech what a confidence is worth.
 
     Label 300 segments or more of the speech that is to be transcribed, of many speakers, drawn at
     random from what koasr made of it. Then koasr transcribe --calibration fills in expected_cer,
@@ -68,64 +63,54 @@ app.command(
 
     Example: koasr calibrate s3://out/labelled dev.trn --out calls.json --name calls
     """,
-)
-app.command(
-    "koasr.select:select",
-    name="select",
-    help="""Keep what can be trusted, say how many hours that is, and write it as a training set.
+    "select": """Keep what can be trusted, and write it as a training set.
 
     Ranks segments by confidence, leaves out what cannot be a good label, and prints what each hour
-    more costs in expected CER. Needs koasr calibrate for that.
+    more costs in expected CER; koasr calibrate is needed for that.
 
-    Example: koasr select OUT --max-expected-cer 0.05 --to webdataset --out s3://sets/night-1
+    Example: koasr select OUT --max-expected-cer 0.05 --to hf --out s3://sets/one
     """,
-)
-app.command(
-    "koasr.status:status",
-    name="status",
-    help="""Say what an output holds, which runs it has, and what they have left to do.
+    "export": """Write subtitles, words with their times, lines or JSON.
 
-    Reads names and footers, no rows: koasr verify counts the rows.
-    """,
-)
-app.command(
-    "koasr.verify:verify",
-    name="verify",
-    help="""Read everything an output holds and count it again.
+    One file a recording, named after it; what is already there under that name is replaced.
 
-    Holds rows against records, rejects, plans and summaries, looks for what is there twice, and
-    verifies checksums. Exit code: 0 when nothing differs, 1 when something does.
+    Example: koasr export s3://transcripts/lectures --to srt --out subtitles
     """,
-)
-app.command(
-    "koasr.gc:gc",
-    name="gc",
-    help="""Remove what dead runs left: staged packs, orphan rejects, temporary files.
+    "convert": """Make a clean safetensors directory of an older model, once.
+
+    Pickled weights (pytorch_model.bin) are read in a process of its own that runs no code from
+    them; weights, config and vocabulary are checked against each other, and one second is
+    transcribed. The commit it came from is noted in koasr.json.
+
+    Example: koasr convert anantoj/wav2vec2-xls-r-1b-korean --out xlsr-1b-korean
+    """,
+    "finetune": """Fine-tune a checkpoint on speech with references, or train one.
+
+    Reads what koasr transcribe reads, less what has no reference; an empty reference is silence,
+    and is learned. Speech is held in memory: 115 MB an hour.
+
+    Example: koasr finetune train --eval dev --model MODEL --output mine
+    """,
+    "gc": """Remove what dead runs left: staged packs, temporary files.
 
     Nothing that an unfinished run needs to go on is touched, nor any transcript.
+
+    Example: koasr gc s3://transcripts/zeroth-1b --dry-run
     """,
-)
-app.command(
-    "koasr.forget:forget",
-    name="forget",
-    help="""Take recordings out of an output, and keep every later run from bringing them back.
+    "forget": """Take recordings out of an output, and never let them back.
 
     Remembers a hash of each id first, then writes every object that holds one anew without it,
     and removes staged packs that may hold one. When it is cut off, run it again.
+
+    Example: koasr forget s3://transcripts/zeroth-1b --ids withdrawn.txt
     """,
-)
-app.command(
-    "koasr.export:export",
-    name="export",
-    help="""Write a text for each recording: subtitles, words with their times, lines or JSON.
-
-    One file a recording, named after it; what is already there under that name is replaced.
-    For example: koasr export s3://transcripts/lectures --to srt --out subtitles
-    """,
-)
+}
+for place, (name, text) in enumerate(_COMMANDS.items(), start=2):
+    # By name, so that none is imported unless it is called: two bring torch.
+    app.command(f"koasr.{name}:{name}", name=name, help=text, sort_key=place)
 
 
-@app.command
+@app.command(sort_key=0)
 def transcribe(
     inputs: Annotated[list[str], Parameter(consume_multiple=True)],
     /,
@@ -141,17 +126,19 @@ def transcribe(
     """Transcribe everything the inputs hold and the output lacks.
 
     Run it again after a crash and it goes on; run it the next night and it does what is new.
-    Exit code: 0 done; 1 the job could not be done; 2 wrong usage; 3 done, but more was rejected
-    than --max-reject-rate; 4 stopped before the end, the same command goes on.
+    Exit code: 0 done; 1 not possible; 2 wrong usage; 3 done, but too much was rejected; 4 stopped
+    before the end.
+
+    Example: koasr transcribe s3://corpus/2026-11 --output s3://out --model s3://1b
 
     Args:
         inputs: Files, folders, globs or URIs (s3://bucket/prefix): tar and Parquet shards, JSONL
             manifests, .trn scripts, audio files. What each is, is found out.
-        output: Folder or URI. Transcripts come to OUTPUT/transcripts, rejects to OUTPUT/rejects.
-        model: Directory, URI or hub id of a Wav2Vec2ForCTC checkpoint in safetensors.
+        output: Folder or URI for transcripts/ and rejects/.
+        model: Folder, URI or hub id of a Wav2Vec2ForCTC in safetensors.
         revision: Commit of a hub model, 40 hex digits.
-        date: Partition of the rows, YYYY-MM-DD; today in UTC if not given.
-        prune: Take out of the output what lay under the inputs and is no longer there.
+        date: Partition of the rows, YYYY-MM-DD; else today in UTC.
+        prune: Take out what has vanished from the inputs.
         options: How it runs.
         limits: What untrusted input may ask.
     """
@@ -164,7 +151,7 @@ def transcribe(
     return run(inputs, output, open_model(model, revision), options, limits, console)
 
 
-@app.command
+@app.command(sort_key=1)
 def retry(
     output: str,
     /,
@@ -175,10 +162,12 @@ def retry(
     options: _Options = DEFAULT_OPTIONS,
     limits: _Limits = DEFAULT_LIMITS,
 ) -> int:
-    """Try rejected recordings again, and move what is recovered to the transcripts.
+    """Try rejected recordings again, and keep what is recovered.
 
     Only what was rejected is read and computed; each object that holds some is written anew.
     Exit codes as of koasr transcribe.
+
+    Example: koasr retry OUT --model MODEL --reason too_long --max-duration-s 40000
 
     Args:
         output: Folder or URI of an earlier koasr transcribe.
@@ -196,13 +185,19 @@ def retry(
     return run(output, reason, open_model(model, revision), options, limits, console)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with its code; a user's mistake is one line."""
+def main(arguments: list[str] | None = None, script: str | None = None) -> None:
+    """Run the command line and exit with its code; a user's mistake is one line.
+
+    Args:
+        arguments: The command and what follows; by default those of this process.
+        script: A file that is this one command, to be called so in its help.
+    """
+    if script is not None and arguments:
+        app.help_formatter = HelpPage(f"koasr {arguments[0]}", f"python {script}")
     try:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:
-        message = " ".join(str(error).split())
-        print(f"koasr: {message} See koasr COMMAND --help.", file=sys.stderr)
+        print(f"koasr: {_mistake(error, script)}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
     except JobError as error:
         print(f"koasr: {error}", file=sys.stderr)
@@ -214,3 +209,12 @@ def main(arguments: list[str] | None = None) -> None:
         print("koasr: stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _mistake(error: cyclopts.CycloptsError, script: str | None) -> str:
+    """What is wrong with the usage, in a line that ends in where to look."""
+    message = " ".join(str(error).split())
+    if isinstance(error, cyclopts.UnusedCliTokensError):
+        message = f"Found {', '.join(error.unused_tokens or [])}, wanted nothing more."
+    command = " ".join(["koasr", *(error.command_chain or [])])
+    return f"{message} See {f'python {script}' if script else command} --help."

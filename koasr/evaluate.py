@@ -14,6 +14,7 @@ from koasr.accuracy import show_alignment, worst_pairs
 from koasr.evaluation import EVALUATED_COLUMNS, Evaluation, evaluate_transcripts
 from koasr.evaluation_plots import draw_plots
 from koasr.evaluation_tables import print_evaluation, printable
+from koasr.help import TEXTS
 from koasr.model_files import find_model
 from koasr.normalize import Normalizer
 from koasr.reading import read_rejects, read_transcripts
@@ -41,7 +42,7 @@ def evaluate(
     worst: str | None = None,
     show: Annotated[int, _from_0] = 0,
     plots: str | None = None,
-    normalizer: Annotated[Normalizer | None, Parameter(name="*", group="Normalization")] = None,
+    normalizer: Annotated[Normalizer | None, Parameter(name="*", group=TEXTS)] = None,
 ) -> None:
     """Compare transcripts with references: error rates, and what each confidence is worth.
 
@@ -52,7 +53,7 @@ def evaluate(
     Args:
         transcripts: Output of koasr transcribe, or Parquet files of its schema.
         references: JSONL manifest, .trn, .tsv, .csv, Parquet, .trans.txt or a folder of those, in
-            UTF-8 or cp949; by default what came along with the speech.
+            UTF-8 or cp949; else what came along with the speech.
         by: Column, or key of the metadata, for whose values to give rates too; may be repeated.
         model: The checkpoint, to say how many characters its vocabulary lacks.
         confidence_level: Share of the bootstrap's draws inside an interval.

@@ -17,6 +17,7 @@ from transformers.utils import cached_file
 
 from koasr.ctc_trainer import build_trainer
 from koasr.errors import JobError
+from koasr.help import TRAINING
 from koasr.model_card import write_model_card, write_tokenizer
 from koasr.recipe import Recipe
 from koasr.rows import SAMPLE_RATE
@@ -38,7 +39,7 @@ def finetune(
     max_duration_s: float = 20.0,
     max_unknown_share: float = 0.02,
     resume: bool = True,
-    recipe: Annotated[Recipe | None, Parameter(name="*")] = None,
+    recipe: Annotated[Recipe | None, Parameter(name="*", group=TRAINING)] = None,
 ) -> None:
     """Fine-tune a wav2vec2 checkpoint on speech with references, or train one from scratch.
 
@@ -47,15 +48,14 @@ def finetune(
 
     Args:
         inputs: Files, folders or URIs with the training speech.
-        output: Local folder for the checkpoint, its model card and log.
-        eval: Files, folders or URIs with the speech for evaluation.
-        model: Checkpoint to start from: a folder or an id of the Hugging Face hub.
-        config: JSON configuration of a wav2vec2 model to train from scratch, instead of a model.
-        vocabulary: A `vocab.json`. By default the model's own, if it has one, else the characters
-            of the references.
+        output: Local folder for the checkpoint, its card and log.
+        eval: Files, folders or URIs with the speech to evaluate on.
+        model: Checkpoint to start from: a folder or a hub id.
+        config: JSON of a wav2vec2 model to train from scratch, instead of a model.
+        vocabulary: A vocab.json; else the model's own, else the references' letters.
         max_duration_s: Longer recordings are left out.
-        max_unknown_share: Most of the references' characters that the vocabulary may lack.
-        resume: Go on from the last checkpoint in the output, if there is one.
+        max_unknown_share: Share of the letters that the vocabulary may lack.
+        resume: Go on from the output's last checkpoint.
         recipe: The hyperparameters.
 
     Raises:

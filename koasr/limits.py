@@ -10,21 +10,23 @@ class Limits:
     """Limits of one recording and of one shard. What exceeds one is rejected, and says so.
 
     They decide what is rejected and never how the rest is transcribed, so they are no part of the
-    fingerprint: `koasr retry` may raise one.
+    fingerprint: `koasr retry` may raise one. Seconds are counted while a recording is decoded, its
+    name is the one inside its shard, memory is besides the recording itself, and what of a shard
+    is over `max_members` is one reject. Without `any_format` PCM and float WAV, FLAC, Ogg and MP3
+    alone reach libsndfile.
 
     Args:
-        max_duration_s: Seconds of a recording, counted while it is decoded.
+        max_duration_s: Seconds of a recording.
         max_bytes: Encoded bytes of a recording.
         max_channels: Channels of a recording.
         min_sample_rate_hz: Lowest sample rate of a recording.
         max_sample_rate_hz: Highest sample rate of a recording.
-        max_members: Recordings of a shard; the rest of it is one reject.
-        max_name_bytes: Bytes of a recording's name inside its shard, in UTF-8.
-        decode_timeout_s: Seconds that decoding may take, and 0.05 s more for each decoded second.
-        decode_memory_bytes: Memory of the process that decodes, besides the recording itself.
-        any_format: Let every format that libsndfile knows reach it, not PCM and float WAV, FLAC,
-            Ogg and MP3 alone. Its other readers have known holes.
-        allow: Folders or URIs outside their own that manifests may name audio under.
+        max_members: Recordings of a shard.
+        max_name_bytes: Bytes of a recording's name.
+        decode_timeout_s: Seconds of decoding, +5% of its length.
+        decode_memory_bytes: Memory to decode with.
+        any_format: Let all of libsndfile's formats in: known holes.
+        allow: Folders and URIs that manifests may name besides.
     """
 
     max_duration_s: float = 4 * 3600.0

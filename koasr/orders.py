@@ -20,11 +20,12 @@ _positive = Parameter(validator=validators.Number(gt=0))
 class Order:
     """How much to keep. One of these.
 
+    A CER is held by the calibration's threshold, where its promise carries, and by the forecast.
+
     Args:
-        max_expected_cer: What holds this CER, 0.05 for 5 %: by the calibration's threshold, where
-            its promise carries, and by the forecast.
+        max_expected_cer: What holds this CER: 0.05 for 5 %.
         hours: So many hours, the surest.
-        keep: Such a share of the hours that pass the filters, the surest: 60% or 0.6.
+        keep: Such a share of what passes, the surest: 60% or 0.6.
     """
 
     max_expected_cer: Annotated[float | None, _rate] = None

@@ -60,8 +60,8 @@ def read_references(uri: str) -> list[Reference]:
     with job_errors(uri):
         files = list_files(absolute(uri), expand=True)
         if not files:
-            found = "is an empty folder" if is_folder(uri) else "does not exist"
-            raise JobError(f"{uri} {found}: wanted {_WANTED}")
+            problem = "is an empty folder" if is_folder(uri) else "does not exist"
+            raise JobError(f"{uri} {problem}: wanted {_WANTED}")
         if len(files) > 1 or files[0].uri != absolute(uri):
             files = _texts_of_folder(uri, files)
         try:
@@ -70,9 +70,9 @@ def read_references(uri: str) -> list[Reference]:
             raise JobError(f"cannot read the references: {error}") from error
     references = [reference for part in found for reference in part]
     if not references:
-        found = "has no line with a text" if any(file.size_bytes for file in files) else "is empty"
+        problem = "has no line with a text" if any(f.size_bytes for f in files) else "is empty"
         keys = ", ".join(REFERENCE_KEYS)
-        raise JobError(f"{uri} {found}: wanted references, in tables and manifests under {keys}")
+        raise JobError(f"{uri} {problem}: wanted references, in tables and manifests under {keys}")
     return references
 
 

@@ -23,6 +23,7 @@ from koasr.datasets import Format
 from koasr.drift import Drift, count_confidence, find_drift
 from koasr.errors import JobError
 from koasr.evaluation_plots import draw_yield
+from koasr.help import AMOUNT, FILTERS, LIMITS
 from koasr.limits import DEFAULT_LIMITS, Limits
 from koasr.orders import NO_ORDER, Chosen, Order, choose, share_of
 from koasr.reading import read_transcripts
@@ -42,29 +43,27 @@ def select(
     output: str,
     /,
     *,
-    order: Annotated[Order, Parameter(name="*", group="How much")] = NO_ORDER,
+    order: Annotated[Order, Parameter(name="*", group=AMOUNT)] = NO_ORDER,
     calibration: str | None = None,
-    filters: Annotated[Filters | None, Parameter(name="*", group="Filters")] = None,
+    filters: Annotated[Filters | None, Parameter(name="*", group=FILTERS)] = None,
     to: Format | None = None,
     out: str | None = None,
     trim: bool = False,
     rows: str | None = None,
     plot: str | None = None,
-    limits: Annotated[Limits, Parameter(name="*", group="Limits of untrusted input")] = (
-        DEFAULT_LIMITS
-    ),
+    limits: Annotated[Limits, Parameter(name="*", group=LIMITS)] = DEFAULT_LIMITS,
 ) -> None:
     """Keep what can be trusted, say how many hours that is, and write it as a training set.
 
     Args:
         output: Output of koasr transcribe.
         order: How much to keep.
-        calibration: File of koasr calibrate; by default what the output was transcribed with.
+        calibration: File of koasr calibrate; else the output's own.
         filters: What is left out however sure the model was.
         to: Layout of the training set; with --out.
-        out: Folder or URI for it: audio cut to the segments, text, provenance.
+        out: Folder or URI for it: clips, texts, provenance.
         trim: Cut to the words, not to the segments.
-        rows: Parquet file for the selected transcripts alone, without audio.
+        rows: Parquet file for the selected rows alone, no audio.
         plot: SVG file for the yield curve.
         limits: What untrusted input may ask.
 

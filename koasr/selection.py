@@ -26,14 +26,14 @@ class Filters:
     """What a pseudo-label must be like, however sure the model was of it.
 
     Args:
-        min_segment_s: Shorter segments are left out (seconds).
-        max_segment_s: Longer segments are left out (seconds).
-        min_chars_per_s: Slower speech is left out: noise taken for a few words.
-        max_chars_per_s: Faster speech is left out: music or several people at once.
-        max_unk: Unknown tokens that a segment may have.
-        max_repeats: Times that one to four words may follow themselves.
-        max_same_text: Segments that may have the same text; without it any number.
-        max_hours_per: KEY=HOURS: of each value of a metadata key or column (speaker=2).
+        min_segment_s: Shorter segments (seconds).
+        max_segment_s: Longer segments (seconds).
+        min_chars_per_s: Slower speech: noise taken for words.
+        max_chars_per_s: Faster speech: music, or several people.
+        max_unk: Segments with more unknown tokens.
+        max_repeats: One to four words, more often in a row.
+        max_same_text: More segments of the same text.
+        max_hours_per: KEY=HOURS: more of a value of a key (speaker=2).
     """
 
     min_segment_s: Annotated[float, _limit] = 1.0

@@ -5,4 +5,4 @@ import sys
 from koasr.cli import main
 
 if __name__ == "__main__":
-    main(["calibrate", *sys.argv[1:]])
+    main(["calibrate", *sys.argv[1:]], sys.argv[0])

@@ -8,4 +8,4 @@ import sys
 from koasr.cli import main
 
 if __name__ == "__main__":
-    main(["select", *sys.argv[1:]])
+    main(["select", *sys.argv[1:]], sys.argv[0])

@@ -33,10 +33,13 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [
-        (["--bogus", "1"], "--bogus"),
-        (["--device", "tpu"], "tpu"),
-        (["--max-reject-rate", "2"], "--max-reject-rate"),
-        (["--num-actors", "0"], "--num-actors"),
+        (["--bogus", "1"], "--bogus. See koasr transcribe --help."),
+        (["--max-reject-rat", "1"], "Did you mean --max-reject-rate?"),
+        (["--max-byte", "1"], "Did you mean --max-bytes?"),
+        (["--device", "tpu"], '"tpu" for --device. Choose from: "auto", "cpu", "cuda".'),
+        (["--max-reject-rate", "2"], '"2.0" for --max-reject-rate. Must be <= 1.'),
+        (["--num-actors", "0"], "--num-actors. Must be >= 1."),
+        (["--num-actors", "many"], 'unable to convert "many" into int'),
         (["--date", "yesterday"], "YYYY-MM-DD"),
         (["--stop-at", "6 pm"], "HH:MM"),
         (["--max-hours", "0"], "--max-hours"),

@@ -9,6 +9,7 @@ import pytest
 
 FLOW = [
     "errors",
+    "help",
     "limits",
     "stopping",
     "channel",
