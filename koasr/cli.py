@@ -9,13 +9,14 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from koasr import __version__
+from koasr.ending import EXIT_INTERRUPTED
 from koasr.errors import JobError, Reason
 from koasr.help import ARGUMENTS, LIMITS, OPTIONS, HelpPage
 from koasr.limits import DEFAULT_LIMITS, Limits
 from koasr.options import Options
 from koasr.stopping import EXIT_STOPPED, Stopped
 
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+EXIT_USAGE = 2
 DEFAULT_OPTIONS = Options()
 _Options = Annotated[Options, Parameter(name="*")]
 _Limits = Annotated[Limits, Parameter(name="*", group=LIMITS)]
@@ -142,13 +143,16 @@ def transcribe(
         options: How it runs.
         limits: What untrusted input may ask.
     """
+    from koasr.telling import telling
     from koasr.transcribe import check_stores, open_model
     from koasr.transcribe import transcribe as run
 
     console = Console(soft_wrap=True)
-    check_stores([*inputs, output, model])
-    options = replace(options, date=date, prune=prune)
-    return run(inputs, output, open_model(model, revision), options, limits, console)
+    with telling(output) as call:
+        check_stores([*inputs, output, model])
+        options = replace(options, date=date, prune=prune)
+        checkpoint = open_model(model, revision)
+        return run(inputs, output, checkpoint, options, limits, console, call.runs)
 
 
 @app.command(sort_key=1)
@@ -177,12 +181,14 @@ def retry(
         options: How it runs.
         limits: What untrusted input may ask.
     """
+    from koasr.telling import telling
     from koasr.transcribe import check_stores, open_model
     from koasr.transcribe import retry as run
 
     console = Console(soft_wrap=True)
-    check_stores([output, model])
-    return run(output, reason, open_model(model, revision), options, limits, console)
+    with telling(output) as call:
+        check_stores([output, model])
+        return run(output, reason, open_model(model, revision), options, limits, console, call.runs)
 
 
 def main(arguments: list[str] | None = None, script: str | None = None) -> None:

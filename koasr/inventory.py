@@ -7,7 +7,7 @@ from typing import Any
 
 from koasr.errors import JobError
 from koasr.rows import StoredFile
-from koasr.runs import Run, by_shard, open_parquet, open_plan
+from koasr.runs import Run, by_shard, has_ended_well, open_parquet, open_plan
 from koasr.shard_objects import read_rejects
 from koasr.storage import (
     absolute,
@@ -124,7 +124,8 @@ def read_runs(inventory: Inventory) -> list[KnownRun]:
 
     def read(uri: str) -> KnownRun:
         run, names = open_plan(inventory.output, uri)
-        return KnownRun(run, join(run.folder, "summary.json") in uris, names)
+        summary = join(run.folder, "summary.json")
+        return KnownRun(run, summary in uris and has_ended_well(summary), names)
 
     return concurrently(read, plans, "plans read")
 

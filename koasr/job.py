@@ -281,5 +281,7 @@ def _execute(
         yield from enter(ray.get(commits))
     except Stopped:
         # A shard whose packs are all there is seconds from done.
-        ray.wait(commits, num_returns=len(commits), timeout=_LAST_COMMITS_S) if commits else None
+        if commits:
+            done, _ = ray.wait(commits, num_returns=len(commits), timeout=_LAST_COMMITS_S)
+            yield from enter(ray.get(done))
         raise

@@ -284,18 +284,35 @@ def read_plan(run: Run) -> dict[str, Shard]:
     return plan
 
 
+def has_ended_well(summary_uri: str) -> bool:
+    """Whether a run is finished, by its summary: a stopped or failed one has a summary too.
+
+    A damaged one counts as that of a finished run, which koasr verify will tell.
+    """
+    try:
+        return str(json.loads(read_bytes(summary_uri)).get("state", "done")) == "done"
+    except FileNotFoundError:
+        return False
+    except (ValueError, AttributeError):
+        return True
+
+
 def unfinished_runs(output: str) -> list[Run]:
-    """Runs with a plan and no summary, oldest first.
+    """Runs with a plan that have not come to its end, oldest first.
 
     Folder by folder: below them lie staged packs, of which there may be a million.
     """
     folder = join(output, "_koasr", "runs")
     folders = [join(folder, run_id) for run_id in list_names(folder)]
     listed = zip(folders, concurrently(list_names, folders, "runs listed"), strict=True)
+    planned = [(place, names) for place, names in listed if "plan.parquet" in names]
+    told = [join(place, "summary.json") for place, names in planned if "summary.json" in names]
+    ended = concurrently(has_ended_well, told, "summaries read")
+    over = {uri for uri, is_over in zip(told, ended, strict=True) if is_over}
     plans = [
         join(place, "plan.parquet")
-        for place, names in listed
-        if "plan.parquet" in names and "summary.json" not in names
+        for place, _ in planned
+        if join(place, "summary.json") not in over
     ]
     return [run for run, _ in concurrently(partial(open_plan, output), plans, "plans read")]
 

@@ -1,6 +1,7 @@
 """Records of committed shards → what a run did: for people, and as JSON."""
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,20 +12,21 @@ from rich.table import Table
 
 from koasr.calibration import Calibration
 from koasr.drift import DRIFT_PSI, MIN_DRIFT_SEGMENTS, Drift, find_drift
+from koasr.ending import Ending, State
 from koasr.feeding import Feeding
 from koasr.metrics import ErrorCounts
 
-SUMMARY_VERSION = 1
+SUMMARY_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One run, counted. Holds no text.
+    """One run, counted. Holds no text. Of one that is not done, what is committed until now.
 
-    `audio_s` is what is in the output of the run; `session_audio_s` and `wall_s` are of this
-    session alone, so RTFx (seconds of audio per second) stays true when a run was resumed. `gone`
-    are shards of the plan that need no object any more: superseded or taken out since.
-    `confidence_counts` is as of `count_confidence`.
+    `planned` are the shards of its plan. `audio_s` is what is in the output of the run;
+    `session_audio_s` and `wall_s` are of this session alone, so RTFx (seconds of audio per second)
+    stays true when a run was resumed. `gone` are shards of the plan that need no object any more:
+    superseded or taken out since. `confidence_counts` is as of `count_confidence`.
     """
 
     run_id: str
@@ -43,6 +45,10 @@ class Summary:
     session_audio_s: float
     wall_s: float
     mean_confidence: float | None
+    state: State = "done"
+    exit_code: int = 0
+    reason: str = ""
+    planned: int = 0
     gone: int = 0
     float32_retries: int = 0
     errors: ErrorCounts = field(default_factory=ErrorCounts)
@@ -60,16 +66,27 @@ class Summary:
         """Rejected share of the recordings."""
         return self.rejected / self.recordings if self.recordings else 0.0
 
+    @property
+    def empty_rate(self) -> float:
+        """Share of the segments in which nothing was said."""
+        return self.empty_segments / self.segments if self.segments else 0.0
+
     def to_json(self) -> dict[str, Any]:
         """As `summary.json` has it."""
         document = {"version": SUMMARY_VERSION, **dataclasses.asdict(self)}
-        rates: dict[str, Any] = {"rtfx": self.rtfx, "reject_rate": self.reject_rate}
+        names = ["rtfx", "reject_rate", "empty_rate"]
+        rates: dict[str, Any] = {name: getattr(self, name) for name in names}
+        rates |= {"hours": self.audio_s / 3600, "session_hours": self.session_audio_s / 3600}
         if self.errors.ref_chars:
             rates |= {"cer": self.errors.cer, "wer": self.errors.wer}
         if self.feeding:
-            names = ("busy_share", "queue_depth", "bound_by", "advice")
+            names = ["busy_share", "queue_depth", "bound_by", "advice"]
             rates |= {name: getattr(self.feeding, name) for name in names}
         return document | rates
+
+    def to_bytes(self) -> bytes:
+        """`summary.json`."""
+        return json.dumps(self.to_json(), indent=2, ensure_ascii=False).encode()
 
 
 def summarize(
@@ -78,6 +95,8 @@ def summarize(
     names: dict[str, Any],
     session_audio_s: float,
     wall_s: float,
+    ending: Ending | None = None,
+    num_planned: int = 0,
     num_gone: int = 0,
     float32_retries: int = 0,
     feeding: Feeding | None = None,
@@ -90,6 +109,8 @@ def summarize(
         names: run_id, date, output, model and fingerprint.
         session_audio_s: Seconds of audio done in this session.
         wall_s: Seconds that this session took.
+        ending: How the run ended; None for well.
+        num_planned: Shards of the plan.
         num_gone: Shards of the plan without an object.
         float32_retries: Micro-batches that were not finite in half precision.
         feeding: How well the actors were fed in this session.
@@ -107,6 +128,8 @@ def summarize(
         session_audio_s=session_audio_s,
         wall_s=wall_s,
         mean_confidence=confidence / count if count else None,
+        **dataclasses.asdict(ending or Ending()),
+        planned=num_planned,
         gone=num_gone,
         float32_retries=float32_retries,
         feeding=feeding,

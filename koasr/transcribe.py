@@ -1,11 +1,10 @@
 """One call of the job: check, plan, run, account."""
 
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,11 +19,12 @@ from koasr.calibration import (
     read_calibration,
 )
 from koasr.checkpoint import Checkpoint, open_checkpoint
+from koasr.ending import EXIT_DONE, EXIT_TOO_MANY_REJECTS, Ending, ending_of
 from koasr.errors import JobError
 from koasr.feeding import Meter
 from koasr.inventory import open_output
 from koasr.lease import Lease
-from koasr.ledger import open_ledger
+from koasr.ledger import Ledger, open_ledger
 from koasr.limits import Limits
 from koasr.options import Device, FloatType, Options, Precision
 from koasr.planning import Todo, begin, find_todo
@@ -35,6 +35,7 @@ from koasr.runs import (
     Run,
     check_output,
     fingerprint_of,
+    has_ended_well,
     list_committed,
     new_run_id,
     read_plan,
@@ -45,11 +46,10 @@ from koasr.sources import Listing, list_inputs
 from koasr.stages import Compute, Receipt, Work, guard_own_cluster, is_elsewhere
 from koasr.stock import Stock, find_superseded, take_stock
 from koasr.stopping import seconds_left, stop, stoppable
-from koasr.storage import absolute, check_reachable, job_errors, join, write_bytes
+from koasr.storage import absolute, check_reachable, impatient, job_errors, join, write_bytes
 from koasr.summary import Summary, duration_text, print_summary, summarize
 from koasr.vanished import prune
 
-EXIT_DONE, EXIT_TOO_MANY_REJECTS = 0, 3
 _THREADS_PER_CPU_ACTOR = 4
 
 
@@ -89,7 +89,7 @@ def fingerprint_parts(checkpoint: Checkpoint, precision: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Job:
-    """What all runs of one call share."""
+    """What all runs of one call share; each leaves its summary."""
 
     checkpoint: Checkpoint
     options: Options
@@ -97,6 +97,7 @@ class _Job:
     device: str
     console: Console
     calibration: Calibration | None
+    summaries: list[Summary]
 
     @property
     def parts(self) -> dict[str, str]:
@@ -109,9 +110,16 @@ class _Job:
         self.console.print(f"koasr: {line}", highlight=False)
 
 
-def _open_job(checkpoint: Checkpoint, options: Options, limits: Limits, console: Console) -> _Job:
+def _open_job(
+    checkpoint: Checkpoint,
+    options: Options,
+    limits: Limits,
+    console: Console,
+    summaries: list[Summary] | None,
+) -> _Job:
     made = read_calibration(options.calibration) if options.calibration is not None else None
-    job_ = _Job(checkpoint, options, limits, _settle_device(options.device), console, made)
+    device, told = _settle_device(options.device), [] if summaries is None else summaries
+    job_ = _Job(checkpoint, options, limits, device, console, made, told)
     if made:
         check_fingerprint(made, fingerprint_of(job_.parts))
     return job_
@@ -129,10 +137,84 @@ def _connect(job_: _Job) -> Compute:
     return settle_compute(options, job_.device, job.cluster_resources())
 
 
+@dataclass
+class _Session:
+    """One driver's work on a run, as far as it has come."""
+
+    job_: _Job
+    ledger: Ledger
+    num_planned: int
+    progress: RunProgress
+    meter: Meter
+    started_s: float
+    num_retries: int = 0
+    compute: Compute | None = None
+
+    def work(self) -> None:
+        """Do what is left of the run."""
+        job_, run = self.job_, self.ledger.run
+        compute = self.compute = _connect(job_)
+        from koasr import job
+
+        job_.say(
+            f"{compute.num_actors} actor(s) on {job_.device} in {compute.precision};"
+            f" run {run.run_id}, date {run.date}"
+        )
+        per_frame = job_.checkpoint.samples_per_frame
+        work = Work(per_frame, job_.options.pack_seconds, job_.limits, job_.calibration)
+        watch = (
+            job.watch_gpus(job_.options.wait_for_gpu) if job_.device == "cuda" else nullcontext()
+        )
+        with watch, self.progress as progress:
+            progress.add_shards(len(self.ledger.records))
+            for event in job.execute(self.ledger, work, job_.checkpoint, compute):
+                if isinstance(event, Receipt):
+                    progress.add_pack(event.audio_s, event.size_bytes, event.num_rejects)
+                    self.num_retries += event.num_float32_retries
+                    self.meter.add(event.times)
+                else:
+                    progress.add_shards(1)
+
+    def sum_up(self, ending: Ending) -> Summary:
+        """What it has come to, by what is committed."""
+        job_, ledger, compute = self.job_, self.ledger, self.compute
+        return summarize(
+            ledger.records.values(),
+            names={
+                "run_id": ledger.run.run_id,
+                "date": ledger.run.date,
+                "output": ledger.run.output,
+                "model": job_.checkpoint.model,
+                "fingerprint": ledger.run.fingerprint,
+            },
+            session_audio_s=self.progress.audio_s,
+            wall_s=time.monotonic() - self.started_s,
+            ending=ending,
+            num_planned=self.num_planned,
+            num_gone=len(ledger.gone),
+            float32_retries=self.num_retries,
+            feeding=self.meter.read(compute.num_actors, compute.device) if compute else None,
+            calibration=job_.calibration,
+        )
+
+
+def _open_session(
+    job_: _Job, run: Run, committed: Mapping[str, str], stock: Stock | None, started_s: float
+) -> _Session:
+    with job_errors(run.output):
+        if job_.calibration:
+            keep_calibration(run.output, job_.calibration)
+        plan = read_plan(run)
+        ledger = open_ledger(run, plan, committed, find_superseded(stock, plan) if stock else {})
+    total_bytes = sum(shard.size_bytes for shard in ledger.left.values())
+    progress = RunProgress(job_.console, total_bytes, len(plan))
+    return _Session(job_, ledger, len(plan), progress, Meter(started_s), started_s)
+
+
 def _execute(
     job_: _Job, run: Run, committed: Mapping[str, str], stock: Stock | None, started_s: float
-) -> Summary:
-    """Do what is left of a run, and sum it up.
+) -> None:
+    """Do what is left of a run, and sum it up, however that ends.
 
     Args:
         job_: How.
@@ -141,53 +223,35 @@ def _execute(
         stock: What is under the inputs, to take the place of what is superseded; None in a retry.
         started_s: When work on it began, on the monotonic clock.
     """
-    compute = _connect(job_)
-    from koasr import job
-
-    with job_errors(run.output):
-        if job_.calibration:
-            keep_calibration(run.output, job_.calibration)
-        plan = read_plan(run)
-        ledger = open_ledger(run, plan, committed, find_superseded(stock, plan) if stock else {})
-    job_.say(
-        f"{compute.num_actors} actor(s) on {job_.device} in {compute.precision};"
-        f" run {run.run_id}, date {run.date}"
-    )
-    samples_per_frame = job_.checkpoint.samples_per_frame
-    work = Work(samples_per_frame, job_.options.pack_seconds, job_.limits, job_.calibration)
-    num_retries, meter = 0, Meter(started_s)
-    total_bytes = sum(shard.size_bytes for shard in ledger.left.values())
-    watch = job.watch_gpus(job_.options.wait_for_gpu) if job_.device == "cuda" else nullcontext()
-    with watch, RunProgress(job_.console, total_bytes, len(plan)) as progress:
-        progress.add_shards(len(ledger.records))
-        for event in job.execute(ledger, work, job_.checkpoint, compute):
-            if isinstance(event, Receipt):
-                progress.add_pack(event.audio_s, event.size_bytes, event.num_rejects)
-                num_retries += event.num_float32_retries
-                meter.add(event.times)
-            else:
-                progress.add_shards(1)
-    summary = summarize(
-        ledger.records.values(),
-        names={
-            "run_id": run.run_id,
-            "date": run.date,
-            "output": run.output,
-            "model": job_.checkpoint.model,
-            "fingerprint": run.fingerprint,
-        },
-        session_audio_s=progress.audio_s,
-        wall_s=time.monotonic() - started_s,
-        num_gone=len(ledger.gone),
-        float32_retries=num_retries,
-        feeding=meter.read(compute.num_actors, compute.device),
-        calibration=job_.calibration,
-    )
-    document = json.dumps(summary.to_json(), indent=2, ensure_ascii=False)
-    with job_errors(run.output):
-        write_bytes(join(run.folder, "summary.json"), document.encode())
+    session = _open_session(job_, run, committed, stock, started_s)
+    place = join(run.folder, "summary.json")
+    try:
+        session.work()
+        summary = session.sum_up(Ending())
+        summary = replace(summary, **asdict(_ending_at(job_, summary.reject_rate)))
+        with job_errors(run.output):
+            write_bytes(place, summary.to_bytes())
+    except BaseException as error:
+        summary = session.sum_up(ending_of(error))
+        # What went wrong is to be told, not that this could not be written as well; and who took
+        # the output over may have finished the run.
+        with suppress(Exception), impatient():
+            if not has_ended_well(place):
+                write_bytes(place, summary.to_bytes())
+        raise
+    finally:
+        job_.summaries.append(summary)
     print_summary(summary, job_.console)
-    return summary
+    if summary.reason:
+        job_.say(f"{summary.reason}: see rejects/, and koasr retry --help")
+
+
+def _ending_at(job_: _Job, reject_rate: float) -> Ending:
+    limit = job_.options.max_reject_rate
+    if reject_rate <= limit:
+        return Ending()
+    reason = f"{reject_rate:.1%} rejected, more than --max-reject-rate {limit:g}"
+    return Ending("done", EXIT_TOO_MANY_REJECTS, reason)
 
 
 def settle_compute(options: Options, device: str, resources: dict[str, float]) -> Compute:
@@ -243,8 +307,18 @@ def transcribe(
     options: Options,
     limits: Limits,
     console: Console,
+    summaries: list[Summary] | None = None,
 ) -> int:
     """Transcribe what the inputs hold and the output lacks.
+
+    Args:
+        inputs: URIs and patterns.
+        output: URI.
+        checkpoint: The model.
+        options: How it runs.
+        limits: What untrusted input may ask.
+        console: For the user.
+        summaries: Gets the summary of each run that was worked on, however it ended.
 
     Returns:
         The exit code: 0 when all is done, 3 when more than `max_reject_rate` was rejected.
@@ -255,7 +329,7 @@ def transcribe(
     """
     output, started_s = absolute(output), time.monotonic()
     date = check_date(options.date)
-    job_ = _open_job(checkpoint, options, limits, console)
+    job_ = _open_job(checkpoint, options, limits, console, summaries)
     fresh = Run(output, new_run_id(), date, fingerprint_of(job_.parts))
     ours = [join(output, folder) for folder in ("transcripts", "rejects", "_koasr")]
     list_afresh = partial(list_inputs, inputs, without=ours, limits=limits)
@@ -264,13 +338,12 @@ def transcribe(
         with job_errors(output):
             stock = settle(take_stock(output, list_afresh), fresh)
             unfinished = unfinished_runs(output)
-        summaries = []
         for run in unfinished:
             if run.fingerprint != fresh.fingerprint:
                 message = f"the unfinished run {run.run_id} was made another way"
                 raise JobError(f"{message}: use a new --output")
             job_.say(f"going on with the unfinished run {run.run_id}")
-            summaries.append(_execute(job_, run, stock.committed, stock, started_s))
+            _execute(job_, run, stock.committed, stock, started_s)
             started_s = time.monotonic()
         with job_errors(output):
             if unfinished:
@@ -284,10 +357,10 @@ def transcribe(
                 _connect(job_)
                 begin(fresh, stock, todo, job_.parts)
         if todo.shards:
-            summaries.append(_execute(job_, fresh, stock.committed, stock, started_s))
+            _execute(job_, fresh, stock.committed, stock, started_s)
         else:
-            job_.say(f"nothing {'else ' if summaries else ''}to do: {output} is complete")
-    return _exit_code(job_, summaries)
+            job_.say(f"nothing {'else ' if job_.summaries else ''}to do: {output} is complete")
+    return max((summary.exit_code for summary in job_.summaries), default=EXIT_DONE)
 
 
 def retry(
@@ -297,8 +370,18 @@ def retry(
     options: Options,
     limits: Limits,
     console: Console,
+    summaries: list[Summary] | None = None,
 ) -> int:
     """Try again what an output's rejects hold for one of these reasons.
+
+    Args:
+        output: URI.
+        reasons: Of rejects; those of `retry.DEFAULT_REASONS` if none is given.
+        checkpoint: The model that made the output.
+        options: How it runs.
+        limits: What untrusted input may ask.
+        console: For the user.
+        summaries: As of `transcribe`.
 
     Returns:
         The exit code, as of `transcribe`.
@@ -309,7 +392,7 @@ def retry(
     """
     wanted = check_reasons(reasons)
     inventory = open_output(absolute(output))
-    job_ = _open_job(checkpoint, options, limits, console)
+    job_ = _open_job(checkpoint, options, limits, console, summaries)
     check_output(inventory.output, job_.parts)
     with _driving(job_, inventory.output):
         with job_errors(inventory.output):
@@ -319,15 +402,14 @@ def retry(
         if runs:
             dates = ", ".join(run.date for run in runs)
             job_.say(f"retrying what was rejected as {', '.join(wanted)} on {dates}")
-        summaries = []
         for run in runs:
             committed, started_s = list_committed(inventory.output), time.monotonic()
-            summaries.append(_execute(job_, run, committed, None, started_s))
-        if not summaries:
+            _execute(job_, run, committed, None, started_s)
+        if not job_.summaries:
             others = ", ".join(f"{count:,} {reason}" for reason, count in left.items())
             hint = f"; it has {others}: name them with --reason" if others else ""
             job_.say(f"{inventory.output} has no rejects of {', '.join(wanted)}{hint}")
-    return _exit_code(job_, summaries)
+    return max((summary.exit_code for summary in job_.summaries), default=EXIT_DONE)
 
 
 @contextmanager
@@ -357,15 +439,6 @@ def _say_todo(job_: _Job, listing: Listing, todo: Todo) -> None:
     gone = todo.vanished.uris
     if gone and not job_.options.prune:
         job_.say(f"{len(gone)} shards or files vanished, such as {gone[0]}: see --prune")
-
-
-def _exit_code(job_: _Job, summaries: Sequence[Summary]) -> int:
-    worst = max((summary.reject_rate for summary in summaries), default=0.0)
-    if worst <= job_.options.max_reject_rate:
-        return EXIT_DONE
-    limit = f"--max-reject-rate {job_.options.max_reject_rate:g}"
-    job_.say(f"{worst:.1%} rejected, more than {limit}: see rejects/, and koasr retry --help")
-    return EXIT_TOO_MANY_REJECTS
 
 
 def check_stores(uris: list[str]) -> None:
