@@ -142,32 +142,25 @@ class _Session:
     """One driver's work on a run, as far as it has come."""
 
     job_: _Job
+    compute: Compute
     ledger: Ledger
     num_planned: int
     progress: RunProgress
     meter: Meter
     started_s: float
     num_retries: int = 0
-    compute: Compute | None = None
 
     def work(self) -> None:
         """Do what is left of the run."""
-        job_, run = self.job_, self.ledger.run
-        compute = self.compute = _connect(job_)
         from koasr import job
 
-        job_.say(
-            f"{compute.num_actors} actor(s) on {job_.device} in {compute.precision};"
-            f" run {run.run_id}, date {run.date}"
-        )
-        per_frame = job_.checkpoint.samples_per_frame
-        work = Work(per_frame, job_.options.pack_seconds, job_.limits, job_.calibration)
-        watch = (
-            job.watch_gpus(job_.options.wait_for_gpu) if job_.device == "cuda" else nullcontext()
-        )
+        job_, options = self.job_, self.job_.options
+        samples_per_frame = job_.checkpoint.samples_per_frame
+        work = Work(samples_per_frame, options.pack_seconds, job_.limits, job_.calibration)
+        watch = job.watch_gpus(options.wait_for_gpu) if job_.device == "cuda" else nullcontext()
         with watch, self.progress as progress:
             progress.add_shards(len(self.ledger.records))
-            for event in job.execute(self.ledger, work, job_.checkpoint, compute):
+            for event in job.execute(self.ledger, work, job_.checkpoint, self.compute):
                 if isinstance(event, Receipt):
                     progress.add_pack(event.audio_s, event.size_bytes, event.num_rejects)
                     self.num_retries += event.num_float32_retries
@@ -177,23 +170,23 @@ class _Session:
 
     def sum_up(self, ending: Ending) -> Summary:
         """What it has come to, by what is committed."""
-        job_, ledger, compute = self.job_, self.ledger, self.compute
+        job_, run = self.job_, self.ledger.run
         return summarize(
-            ledger.records.values(),
+            self.ledger.records.values(),
             names={
-                "run_id": ledger.run.run_id,
-                "date": ledger.run.date,
-                "output": ledger.run.output,
+                "run_id": run.run_id,
+                "date": run.date,
+                "output": run.output,
                 "model": job_.checkpoint.model,
-                "fingerprint": ledger.run.fingerprint,
+                "fingerprint": run.fingerprint,
             },
             session_audio_s=self.progress.audio_s,
             wall_s=time.monotonic() - self.started_s,
             ending=ending,
             num_planned=self.num_planned,
-            num_gone=len(ledger.gone),
+            num_gone=len(self.ledger.gone),
             float32_retries=self.num_retries,
-            feeding=self.meter.read(compute.num_actors, compute.device) if compute else None,
+            feeding=self.meter.read(self.compute.num_actors, self.compute.device),
             calibration=job_.calibration,
         )
 
@@ -201,20 +194,7 @@ class _Session:
 def _open_session(
     job_: _Job, run: Run, committed: Mapping[str, str], stock: Stock | None, started_s: float
 ) -> _Session:
-    with job_errors(run.output):
-        if job_.calibration:
-            keep_calibration(run.output, job_.calibration)
-        plan = read_plan(run)
-        ledger = open_ledger(run, plan, committed, find_superseded(stock, plan) if stock else {})
-    total_bytes = sum(shard.size_bytes for shard in ledger.left.values())
-    progress = RunProgress(job_.console, total_bytes, len(plan))
-    return _Session(job_, ledger, len(plan), progress, Meter(started_s), started_s)
-
-
-def _execute(
-    job_: _Job, run: Run, committed: Mapping[str, str], stock: Stock | None, started_s: float
-) -> None:
-    """Do what is left of a run, and sum it up, however that ends.
+    """Join the cluster, and see what is left of a run.
 
     Args:
         job_: How.
@@ -223,7 +203,24 @@ def _execute(
         stock: What is under the inputs, to take the place of what is superseded; None in a retry.
         started_s: When work on it began, on the monotonic clock.
     """
-    session = _open_session(job_, run, committed, stock, started_s)
+    compute = _connect(job_)
+    with job_errors(run.output):
+        if job_.calibration:
+            keep_calibration(run.output, job_.calibration)
+        plan = read_plan(run)
+        ledger = open_ledger(run, plan, committed, find_superseded(stock, plan) if stock else {})
+    job_.say(
+        f"{compute.num_actors} actor(s) on {job_.device} in {compute.precision};"
+        f" run {run.run_id}, date {run.date}"
+    )
+    total_bytes = sum(shard.size_bytes for shard in ledger.left.values())
+    progress = RunProgress(job_.console, total_bytes, len(plan))
+    return _Session(job_, compute, ledger, len(plan), progress, Meter(started_s), started_s)
+
+
+def _execute(session: _Session) -> None:
+    """Do what is left of a run, and sum it up, however that ends."""
+    job_, run = session.job_, session.ledger.run
     place = join(run.folder, "summary.json")
     try:
         session.work()
@@ -343,7 +340,7 @@ def transcribe(
                 message = f"the unfinished run {run.run_id} was made another way"
                 raise JobError(f"{message}: use a new --output")
             job_.say(f"going on with the unfinished run {run.run_id}")
-            _execute(job_, run, stock.committed, stock, started_s)
+            _execute(_open_session(job_, run, stock.committed, stock, started_s))
             started_s = time.monotonic()
         with job_errors(output):
             if unfinished:
@@ -357,7 +354,7 @@ def transcribe(
                 _connect(job_)
                 begin(fresh, stock, todo, job_.parts)
         if todo.shards:
-            _execute(job_, fresh, stock.committed, stock, started_s)
+            _execute(_open_session(job_, fresh, stock.committed, stock, started_s))
         else:
             job_.say(f"nothing {'else ' if job_.summaries else ''}to do: {output} is complete")
     return max((summary.exit_code for summary in job_.summaries), default=EXIT_DONE)
@@ -404,7 +401,7 @@ def retry(
             job_.say(f"retrying what was rejected as {', '.join(wanted)} on {dates}")
         for run in runs:
             committed, started_s = list_committed(inventory.output), time.monotonic()
-            _execute(job_, run, committed, None, started_s)
+            _execute(_open_session(job_, run, committed, None, started_s))
         if not job_.summaries:
             others = ", ".join(f"{count:,} {reason}" for reason, count in left.items())
             hint = f"; it has {others}: name them with --reason" if others else ""
