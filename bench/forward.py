@@ -23,7 +23,11 @@ PIPELINE_BATCHES = (1, 4, 8, 16)
 
 
 def pipelines(
-    model: Path, waveforms: list[Samples], device: str = "cpu", precision: FloatType = "float32"
+    model: Path,
+    waveforms: list[Samples],
+    device: str = "cpu",
+    precision: FloatType = "float32",
+    batch_sizes: Sequence[int] = PIPELINE_BATCHES,
 ) -> dict[str, Callable[[], object]]:
     """Transformers' own ways: name → a call that transcribes all waveforms once."""
     floats = [samples.astype(np.float32) / 32_768 for samples in waveforms]
@@ -57,7 +61,7 @@ def pipelines(
         return found
 
     named: dict[str, Callable[[], object]] = {
-        f"transformers pipeline, batch {n}": partial(run_pipeline, n) for n in PIPELINE_BATCHES
+        f"transformers pipeline, batch {n}": partial(run_pipeline, n) for n in batch_sizes
     }
     return named | {"transformers module, sorted": run_sorted}
 

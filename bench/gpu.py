@@ -10,12 +10,16 @@ same way anywhere, to see that it would run.
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -25,7 +29,7 @@ import torch
 from corpora import Samples, cut, log_normal, write_tars
 from figures import Figure, figure, show, take_turns
 from forward import against_pipeline, pipelines
-from job import KOASR, read_summary, run
+from job import read_summary, run
 from shapes import write_identity, write_xlsr_1b
 
 from koasr.checkpoint import open_checkpoint
@@ -35,6 +39,7 @@ from koasr.recognize import plan_micro_batches, recognize
 from koasr.rows import SAMPLE_RATE
 
 ROOT = Path(__file__).parent.parent
+_PIPELINE_BATCHES = (8, 16, 32, 64)
 
 
 def _agreement(model: Path, device: str, precision: FloatType) -> Figure:
@@ -60,14 +65,14 @@ def _agreement(model: Path, device: str, precision: FloatType) -> Figure:
 
 
 def _ours(
-    model: Path, device: str, waveforms: list[Samples], rounds: int
+    model: Path, device: str, waveforms: list[Samples], rounds: int, precisions: list[FloatType]
 ) -> tuple[list[Figure], dict[str, Callable[[], object]]]:
     """The forward pass alone by precision and size of micro-batch, and what to compare it by."""
     audio_s = sum(map(len, waveforms)) / SAMPLE_RATE
     lengths = [len(samples) for samples in waveforms]
     found: list[Figure] = []
     compared: dict[str, Callable[[], object]] = {}
-    for precision in ("float16", "bfloat16"):
+    for precision in precisions:
         ours = AcousticModel(open_checkpoint(str(model)), model, device=device, precision=precision)
         systems: dict[str, Callable[[], object]] = {}
         for seconds in (60, 120, 240, 480):
@@ -93,42 +98,84 @@ def _ours(
 
 
 def _profile(call: Callable[[], object], out: Path) -> None:
-    """The kernels that take longest, as text."""
+    """The kernels and the lines of Python that take longest, as text."""
+    import cProfile
+    import pstats
+
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         call()
     table = profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=40)
     out.write_text(table)
+    with out.with_suffix(".host.txt").open("w") as file:
+        host = cProfile.Profile()
+        host.runcall(call)
+        pstats.Stats(host, stream=file).sort_stats("tottime").print_stats(40)
 
 
-def _job(model: Path, device: str, folder: Path, hours: float) -> list[Figure]:
-    """From FLAC tars to Parquet. The audio is the same ten minutes again and again."""
-    unique = cut(log_normal(600))
-    per_tar = len(unique)
-    write_tars(folder / "tars", unique, kind="FLAC", rate=SAMPLE_RATE, per_tar=per_tar)
-    (first,) = (folder / "tars").glob("*.tar")
-    seconds = sum(map(len, unique)) / SAMPLE_RATE
-    for index in range(1, max(1, round(hours * 3600 / seconds))):
-        os.link(first, folder / "tars" / f"copy-{index:05}.tar")
-    output = folder / "out"
+@contextmanager
+def _utilization(device: str) -> Iterator[list[tuple[float, float]]]:
+    """(seconds, share of them in which a kernel ran) as nvidia-smi says, several times a second."""
+    samples: list[tuple[float, float]] = []
+    if device != "cuda":
+        yield samples
+        return
+    query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    process = subprocess.Popen([*query, "-lms", "200"], stdout=subprocess.PIPE, text=True)
+    stdout = process.stdout
+    assert stdout is not None
+    start_s = time.monotonic()
+
+    def collect() -> None:
+        samples.extend((time.monotonic() - start_s, float(line)) for line in stdout)
+
+    thread = threading.Thread(target=collect)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        process.terminate()
+        thread.join()
+
+
+def _job(model: Path, device: str, folder: Path, hours: float, num_models: int) -> list[Figure]:
+    """From FLAC tars to Parquet, with so many copies of the model on the GPU."""
+    output = folder / f"out-{num_models}"
     options = ["--model", str(model), "--device", device]
-    wall_s, _ = run([*KOASR, str(folder / "tars"), "--output", str(output), *options])
+    code = f"from koasr import cli, transcribe as t; t._MODELS_PER_GPU = {num_models}; cli.main()"
+    with _utilization(device) as samples:
+        command = [sys.executable, "-c", code, "transcribe", str(folder / "tars")]
+        wall_s, _ = run([*command, "--output", str(output), *options])
     summary = read_summary(output)
     feeding, audio_s = summary["feeding"], summary["audio_s"]
     own = {"start_s": feeding["start_s"], "wall_s": summary["wall_s"]}
-    times, section = feeding["times"] | own, f"job, {hours:g} h of FLAC, one actor"
-    at_work_s = times["model_s"] + times["wait_s"]
+    models = f"{num_models} model{'s' * (num_models > 1)} on the GPU"
+    times, section = feeding["times"] | own, f"job, {hours:g} h of FLAC, {models}"
+    at_work_s = (times["model_s"] + times["wait_s"]) / feeding["num_models"]
     busy = 100 * summary["busy_share"]
+    last_s = max((at_s for at_s, share in samples if share), default=0.0)
+    shares = [share for at_s, share in samples if last_s - at_work_s < at_s <= last_s]
     return [
         figure(section, "start to end of the process", [audio_s / wall_s], "x"),
         figure(
             section, "once the first pack's turn came", [audio_s / at_work_s], "x", None, "≥ 4,000"
         ),
-        figure(section, "GPU busy since its first pack", [busy], "%", wanted="≥ 95 %"),
+        figure(section, "kernels running since then", [mean(shares or [0])], "%", wanted="≥ 95 %"),
+        figure(section, "models at a pack", [busy], "%"),
         figure(section, "packs ready", [summary["queue_depth"]], ""),
         *(figure(section, name, [seconds], "s") for name, seconds in times.items()),
     ]
+
+
+def _write_corpus(folder: Path, hours: float) -> None:
+    """Tars of FLAC: the same ten minutes again and again."""
+    unique = cut(log_normal(600))
+    write_tars(folder, unique, kind="FLAC", rate=SAMPLE_RATE, per_tar=len(unique))
+    (first,) = folder.glob("*.tar")
+    seconds = sum(map(len, unique)) / SAMPLE_RATE
+    for index in range(1, max(1, round(hours * 3600 / seconds))):
+        os.link(first, folder / f"copy-{index:05}.tar")
 
 
 def main(
@@ -138,6 +185,8 @@ def main(
     minutes: float = 20.0,
     hours: float = 16.0,
     rounds: int = 3,
+    precisions: list[FloatType] = ["float16", "bfloat16"],  # noqa: B006 (cyclopts copies it)
+    models_per_gpu: list[int] = [1, 2, 3],  # noqa: B006
     skip_job: bool = False,
     out: Path = ROOT / "runs" / "bench" / "gpu.json",
 ) -> None:
@@ -149,6 +198,8 @@ def main(
         minutes: Audio of the forward pass, log-normal lengths.
         hours: Audio of the job.
         rounds: Of each system; one more is a warm-up.
+        precisions: Of the encoder alone.
+        models_per_gpu: Of each of which the job runs once.
         skip_job: The encoder alone: needs no Ray.
         out: Where the JSON goes; the profile lies beside it.
     """
@@ -159,13 +210,13 @@ def main(
     try:
         write = write_xlsr_1b if shape == "xlsr-1b" else write_identity
         model = write(folder / "model")
-        for precision in ("float16", "bfloat16"):
+        for precision in precisions:
             found.append(_agreement(model, device, precision))
         waveforms = cut(log_normal(minutes * 60))
         audio_s = sum(map(len, waveforms)) / SAMPLE_RATE
-        alone, compared = _ours(model, device, waveforms, rounds)
+        alone, compared = _ours(model, device, waveforms, rounds, precisions)
         found += alone
-        theirs = pipelines(model, waveforms, device, "float16")
+        theirs = pipelines(model, waveforms, device, "float16", _PIPELINE_BATCHES)
         taken = take_turns(compared | theirs, rounds)
         found += against_pipeline("with the text", taken, audio_s)
         if device == "cuda":
@@ -173,7 +224,9 @@ def main(
         compared.clear()
         theirs.clear()
         if not skip_job:
-            found += _job(model, device, folder, hours)
+            _write_corpus(folder / "tars", hours)
+            for num_models in models_per_gpu:
+                found += _job(model, device, folder, hours, num_models)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         date = time.strftime("%Y-%m-%d")

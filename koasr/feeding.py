@@ -39,13 +39,13 @@ class Feeding:
     Attributes:
         times: Of all packs of a session.
         start_s: From the start of the session to the first pack's turn.
-        num_actors: That held the model.
+        num_models: Copies of the model in all.
         device: `cpu` or `cuda`.
     """
 
     times: Times
     start_s: float
-    num_actors: int
+    num_models: int
     device: str
 
     @property
@@ -57,14 +57,14 @@ class Feeding:
     @property
     def queue_depth(self) -> float:
         """Packs that lay ready, on average: Little's law."""
-        at_it_s = (self.times.model_s + self.times.wait_s) / self.num_actors
+        at_it_s = (self.times.model_s + self.times.wait_s) / self.num_models
         return self.times.queue_s / at_it_s if at_it_s else 0.0
 
     @property
     def bound_by(self) -> str:
         """What more of would have made the run faster: start-up, GPU, CPU, load or storage."""
         times = self.times
-        if self.start_s > (times.model_s + times.wait_s) / self.num_actors:
+        if self.start_s > (times.model_s + times.wait_s) / self.num_models:
             return "start-up"
         if self.busy_share >= BUSY:
             return "GPU" if self.device == "cuda" else "CPU"
@@ -82,7 +82,7 @@ class Feeding:
         if self.bound_by == "load":
             if self.times.model_s < _TELLING_S:
                 return "most of the time went into decoding: more CPUs would shorten it"
-            cores = math.ceil(self.times.load_s / self.times.model_s * self.num_actors)
+            cores = math.ceil(self.times.load_s / self.times.model_s * self.num_models)
             return f"loading wants about {cores} CPUs to keep every {name} busy: add some"
         return "reading is slower than decoding: bring the store nearer, or read on more nodes"
 
@@ -109,8 +109,8 @@ class Meter:
             times += Times(wait_s=fed_s)
         self._times += times
 
-    def read(self, num_actors: int, device: str) -> Feeding | None:
+    def read(self, num_models: int, device: str) -> Feeding | None:
         """How the actors were fed; None in a session that only committed what was staged."""
         if self._start_s is None:
             return None
-        return Feeding(self._times, self._start_s, num_actors, device)
+        return Feeding(self._times, self._start_s, num_models, device)

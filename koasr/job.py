@@ -190,10 +190,10 @@ def transcribe_shards(
             batch_format="pyarrow",
             num_cpus=compute.actor_cpus,
             num_gpus=1 if compute.device == "cuda" else 0,
-            # Two calls an actor: see Transcribe.
+            # More calls than models: see Transcribe.
             compute=ActorPoolStrategy(
                 size=compute.num_actors,
-                max_concurrent_calls_per_actor=2,
+                max_concurrent_calls_per_actor=compute.calls_per_actor,
                 enable_true_multi_threading=True,
             ),
         )

@@ -98,10 +98,13 @@ class AcousticModel:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def measure_batch_seconds(self) -> float:
+    def measure_batch_seconds(self, num_sharing: int = 1) -> float:
         """Audio of a micro-batch: what is best, or what fits the free memory of a GPU.
 
         Two probes tell what a second takes. A micro-batch that does not fit all the same is halved.
+
+        Args:
+            num_sharing: Models in processes of their own, this one included, that share the memory.
         """
         if self.device.type == "cpu":
             return CPU_BATCH_SECONDS
@@ -115,7 +118,8 @@ class AcousticModel:
         per_second = max(peaks[1] - peaks[0], 1) / _PROBE_SECONDS
         torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info(self.device)
-        return float(np.clip(_MEMORY_SHARE * free / per_second, _PROBE_SECONDS, GPU_BATCH_SECONDS))
+        fits = _MEMORY_SHARE * free / num_sharing / per_second
+        return float(np.clip(fits, _PROBE_SECONDS, GPU_BATCH_SECONDS))
 
     @contextmanager
     def beside(self, event: torch.cuda.Event | None) -> Iterator[None]:

@@ -40,6 +40,7 @@ class Recognizer:
         precision: Of the model's body.
         threads: Of the child on a CPU.
         batch_seconds: Audio of a micro-batch; None for what fits the device.
+        num_sharing: Recognizers that share the device's memory.
         module: What the child runs.
 
     Raises:
@@ -55,6 +56,7 @@ class Recognizer:
         precision: str,
         threads: int,
         batch_seconds: float | None,
+        num_sharing: int = 1,
         module: str = "koasr.recognizer",
     ) -> None:
         # The files are here; transformers would otherwise ask the hub about them.
@@ -63,7 +65,7 @@ class Recognizer:
         quiet = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
         self._child = Child(module, environment=quiet | offline)
         self._setup = pickle.dumps(
-            (checkpoint, directory, device, precision, threads, batch_seconds)
+            (checkpoint, directory, device, precision, threads, batch_seconds, num_sharing)
         )
         self._crashes_in_a_row = 0
         self.num_float32_retries = 0
@@ -217,11 +219,11 @@ class _Server:
         from koasr.model import AcousticModel
 
         # From the process that started this one, and nobody else.
-        checkpoint, directory, device, precision, threads, seconds = pickle.loads(request)
+        checkpoint, directory, device, precision, threads, seconds, sharing = pickle.loads(request)
         if device == "cpu":
             torch.set_num_threads(threads)
         model = AcousticModel(checkpoint, directory, device=device, precision=precision)
-        self._batch_seconds = seconds or model.measure_batch_seconds()
+        self._batch_seconds = seconds or model.measure_batch_seconds(sharing)
         self._model = model
 
 

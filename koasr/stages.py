@@ -5,11 +5,13 @@ import json
 import os
 import secrets
 import sys
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 
 import pyarrow as pa
 
@@ -77,10 +79,21 @@ class Compute:
     device: str
     precision: FloatType
     num_actors: int
+    models_per_actor: int
     threads: int
     batch_seconds: float | None
     actor_cpus: float
     load_cpus: float
+
+    @property
+    def num_models(self) -> int:
+        """Copies of the model in all."""
+        return self.num_actors * self.models_per_actor
+
+    @property
+    def calls_per_actor(self) -> int:
+        """Packs in an actor: one in each model, as many being unpacked or written up."""
+        return 2 * self.models_per_actor
 
     @property
     def read_cpus(self) -> float:
@@ -161,10 +174,19 @@ def load_audio(table: pa.Table, work: Work) -> Iterator[pa.Table]:
         start_s, read_s = time.monotonic(), 0.0
 
 
-class Transcribe:
-    """Holds the model, in a child. Columns in: as of `load_audio`. Columns out: `TRANSCRIBED`.
+@dataclass
+class _Model:
+    """The model in a child of its own, and when its last pack was done (monotonic seconds)."""
 
-    Two calls run at once: while one has the model, the other unpacks or writes up its rows.
+    recognizer: Recognizer
+    free_s: float | None = None
+
+
+class Transcribe:
+    """Holds the model, in children. Columns in: as of `load_audio`. Columns out: `TRANSCRIBED`.
+
+    More calls run at once than there are models: while some have one, the others unpack or write
+    up their rows.
     """
 
     def __init__(
@@ -176,32 +198,39 @@ class Transcribe:
     ) -> None:
         self._checkpoint, self._provenance = checkpoint, provenance
         self._calibration = calibration
-        self._recognizer = Recognizer(
+        load = partial(
+            Recognizer,
             checkpoint,
             stage_checkpoint(checkpoint),
             device=compute.device,
             precision=compute.precision,
             threads=compute.threads,
             batch_seconds=compute.batch_seconds,
+            num_sharing=compute.models_per_actor,
         )
-        self._turn = threading.Lock()
+        self._idle: SimpleQueue[_Model] = SimpleQueue()
+        with ThreadPoolExecutor(compute.models_per_actor) as pool:
+            for loaded in [pool.submit(load) for _ in range(compute.models_per_actor)]:
+                self._idle.put(_Model(loaded.result()))
         self._open_s = time.time()
-        self._free_s: float | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Transcribe the one pack of a batch."""
         pack = table_to_loaded(table)
         samples = [segment.samples for segment in pack.segments]
         read_s, load_s, ready_s = (table[n][0].as_py() for n in ("read_s", "load_s", "ready_s"))
-        with self._turn:
-            start_s, retries = time.monotonic(), self._recognizer.num_float32_retries
+        model = self._idle.get()
+        try:
+            start_s, retries = time.monotonic(), model.recognizer.num_float32_retries
             # What lay there before the model was loaded says nothing of how it is fed.
             queue_s = max(time.time() - max(ready_s, self._open_s), 0.0)
-            wait_s = 0.0 if self._free_s is None else start_s - self._free_s
-            paths = self._recognizer.recognize(samples)
-            retries = self._recognizer.num_float32_retries - retries
-            self._free_s = time.monotonic()
-            model_s = self._free_s - start_s
+            wait_s = 0.0 if model.free_s is None else start_s - model.free_s
+            paths = model.recognizer.recognize(samples)
+            retries = model.recognizer.num_float32_retries - retries
+            model.free_s = time.monotonic()
+            model_s = model.free_s - start_s
+        finally:
+            self._idle.put(model)
         transcripts, rejects = to_tables(pack, paths, self._checkpoint, self._provenance)
         if self._calibration:
             transcripts = calibrate_rows(transcripts, self._calibration)

@@ -217,7 +217,7 @@ def print_summary(summary: Summary, console: Console) -> None:
         f" ({duration_text(summary.session_audio_s)} in {duration_text(summary.wall_s)})",
     }
     if feeding := summary.feeding:
-        worked_s = feeding.times.model_s / feeding.num_actors
+        worked_s = feeding.times.model_s / feeding.num_models
         rows["GPU" if feeding.device == "cuda" else "model"] = (
             f"worked {worked_s:.0f} of {summary.wall_s:.0f} s; {feeding.busy_share:.0%} since its"
             f" first pack, with {feeding.queue_depth:.1f} more ready on average"

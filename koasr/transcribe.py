@@ -51,6 +51,8 @@ from koasr.summary import Summary, duration_text, print_summary, summarize
 from koasr.vanished import prune
 
 _THREADS_PER_CPU_ACTOR = 4
+_MODELS_PER_GPU = 2
+"""While one is at what only a CPU can do, the other has the GPU (bench/NOTES.md)."""
 
 
 def _settle_device(device: Device) -> str:
@@ -186,7 +188,7 @@ class _Session:
             num_planned=self.num_planned,
             num_gone=len(self.ledger.gone),
             float32_retries=self.num_retries,
-            feeding=self.meter.read(self.compute.num_actors, self.compute.device),
+            feeding=self.meter.read(self.compute.num_models, self.compute.device),
             calibration=job_.calibration,
         )
 
@@ -276,6 +278,7 @@ def settle_compute(options: Options, device: str, resources: dict[str, float]) -
         device=device,
         precision=_settle_precision(options.precision, device),
         num_actors=num_actors,
+        models_per_actor=_MODELS_PER_GPU if device == "cuda" else 1,
         threads=threads,
         batch_seconds=options.batch_seconds,
         actor_cpus=actor_cpus,
