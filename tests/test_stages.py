@@ -28,7 +28,7 @@ def packs(tmp_path: Path) -> list[pa.Table]:
     write_tar(tmp_path / "a.tar", members)
     (shard,) = list_shards([str(tmp_path)])
     work = Work(320, 1.0, DEFAULT_LIMITS)
-    found = []
+    found: list[pa.Table] = []
     for pack in plan_packs(read_recordings(shard, work.limits), shard, "a", work.pack_seconds):
         table = pack_to_table(pack).append_column("read_s", pa.array([0.0]))
         found += load_audio(table, work)
