@@ -37,4 +37,4 @@ torture: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python bench/torture.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) .swift runs/demo
+	rm -rf $(VENV) .swift .dagster runs/demo

@@ -1,18 +1,15 @@
 """A real S3 store for tests: OpenStack Swift in a virtual environment of its own, on loopback."""
 
-import hashlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
-import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from environments import make_venv
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".swift"
@@ -45,24 +42,8 @@ class S3Server:
 
 
 def make_environment() -> Path:
-    """The Python of Swift's virtual environment, made once for a set of requirements.
-
-    Raises:
-        subprocess.CalledProcessError: pip could not install them.
-    """
-    wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()
-    python = HOME / "venv" / "bin" / "python"
-    stamp = HOME / "venv" / "koasr-requirements.sha256"
-    HOME.mkdir(exist_ok=True)
-    with FileLock(HOME / "lock"):
-        if stamp.is_file() and stamp.read_text() == wanted:
-            return python
-        venv.create(HOME / "venv", clear=True, with_pip=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet"]
-        options = ["--no-deps", "--only-binary=:all:", "-r", str(REQUIREMENTS)]
-        subprocess.run([*pip, *options], check=True)
-        stamp.write_text(wanted)
-    return python
+    """The Python of Swift's virtual environment, made once for a set of requirements."""
+    return make_venv(HOME, REQUIREMENTS)
 
 
 def find_data_dir() -> Path | None:
