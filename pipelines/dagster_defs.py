@@ -199,14 +199,14 @@ def check_end(job: JobDetails, told: dict[str, Any] | None) -> dict[str, Any]:
     Not where it was used wrongly, nor where somebody or its deadline stopped it: another would go
     on into the day.
     """
-    code, reason = job.driver_exit_code, told["reason"] if told else str(job.message)
+    code, reason = job.driver_exit_code, str((told or {}).get("reason") or job.message)
     if job.status == JobStatus.STOPPED:
         raise dg.Failure(f"{job.submission_id} was stopped by hand", allow_retries=False)
     if not is_done(job):
         again = code != EXIT_USAGE and "deadline" not in reason
         text = f"{job.submission_id} ended with exit code {code}: {reason}"
         raise dg.Failure(text, allow_retries=again)
-    if told is None or told["version"] != LINE_VERSION:
+    if told is None or told.get("version") != LINE_VERSION:
         text = f"{job.submission_id} is done, without a {LINE_MARK} of version {LINE_VERSION}"
         raise dg.Failure(text, allow_retries=False)
     return told
@@ -234,11 +234,13 @@ def check_results(total: dict[str, Any], exit_code: int | None) -> list[dg.Asset
     has_drifted = drift is not None and drift["has_drifted"]
     few = exit_code != EXIT_TOO_MANY_REJECTS and total["reject_rate"] <= MAX_REJECT_RATE
     spoken = total["empty_rate"] <= MAX_EMPTY_RATE
+    rejects = f"{total['rejected']:,} of {total['recordings']:,} recordings"
+    empties = f"{total['empty_segments']:,} of {total['segments']:,} segments"
     psi = f"PSI {drift['psi']}" if drift else "no calibration to compare confidence with"
     promise = "what the calibration promises does not hold here: " if has_drifted else ""
     found = {
-        "reject_rate": (few, f"{total['rejected']:,} of {total['recordings']:,} recordings"),
-        "empty_rate": (spoken, f"{total['empty_segments']:,} of {total['segments']:,} segments"),
+        "reject_rate": (few, f"{rejects} rejected; allowed are {MAX_REJECT_RATE:.1%}"),
+        "empty_rate": (spoken, f"{empties} without speech; allowed are {MAX_EMPTY_RATE:.1%}"),
         "drift": (not has_drifted, promise + psi),
     }
     return [
@@ -277,8 +279,8 @@ def noted_id(context: dg.AssetExecutionContext) -> str | None:
     return None
 
 
-def transcripts(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-    """What was new on a date, transcribed by one Ray job."""
+def night(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """What one Ray job made of a date."""
     client, log = JobSubmissionClient(ADDRESS), context.log
     submission_id = open_job(client, context.partition_key, noted_id(context), log)
     try:
@@ -296,11 +298,21 @@ def transcripts(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     )
 
 
+def transcripts(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """What was new on a date, transcribed by one Ray job."""
+    try:
+        return night(context)
+    except Exception as error:
+        if isinstance(error, dg.Failure) and not error.allow_retries:
+            raise
+        # Not a RetryPolicy: that would submit the next job when somebody stops the run.
+        raise dg.RetryRequested(RETRIES, RETRY_DELAY_S) from error
+
+
 asset = dg.asset(
     key=KEY,
     partitions_def=dg.DailyPartitionsDefinition(START.isoformat(), timezone=TIMEZONE),
     check_specs=[dg.AssetCheckSpec(name, asset=KEY) for name in CHECKS],
-    retry_policy=dg.RetryPolicy(max_retries=RETRIES, delay=RETRY_DELAY_S),
     pool=NAME,  # One driver works on an output at a time, so dates take turns.
 )(transcripts)
 job = dg.define_asset_job(f"{NAME}_night", selection=[KEY])
