@@ -19,11 +19,13 @@ from ray_head import Head, running_head
 from sound import encode, tone, write_tar
 
 from koasr.stopping import Stopped, stoppable
+from koasr.telling import LINE_MARK
 
 ROOT = Path(__file__).parent.parent
 DEFINITIONS = ROOT / "pipelines" / "dagster_defs.py"
 REQUIREMENTS = ROOT / "tests" / "servers" / "dagster-requirements.txt"
 EVENTS = ROOT / "tests" / "servers" / "dagster_events.py"
+RULES = ROOT / "tests" / "servers" / "dagster_rules.py"
 MODEL = ROOT / "examples" / "model"
 NUM_RECORDINGS = 16
 FIRST, SECOND, THIRD = "2026-11-20", "2026-11-21", "2026-11-22"
@@ -175,12 +177,12 @@ def test_a_backfill_of_two_dates_takes_turns_and_fails_a_check_not_the_night(
     broken = [("0.wav", b"no sound"), ("1.wav", encode(tone(1.0), kind="WAV"))]
     write_tar(dagster.folder / "in/b.tar", broken)
     words = ("-j", "koasr_night", "--from", FIRST, "--to", SECOND, "--noprompt")
-    code, said = dagster.run("dagster", "job", "backfill", *words)
-    assert code == 0, said
     last = [f"koasr-{FIRST}-3", f"koasr-{SECOND}"]
     with (dagster.folder / "log").open("w") as log:
         daemon = dagster.start("dagster-daemon", "run", log=log)
         try:
+            code, said = dagster.run("dagster", "job", "backfill", *words)
+            assert code == 0, said
             wait(lambda: (dagster.folder / "log").read_text().count(" - RUN_SUCCESS - ") == 2)
         finally:
             daemon.terminate()
@@ -212,7 +214,41 @@ def test_a_job_that_is_there_is_followed_and_stopped_with_its_run(dagster: Dagst
     assert f"koasr-{THIRD} is STOPPED" in said.read_text()
     assert dagster.statuses()[f"koasr-{THIRD}"][0] == "STOPPED"
     assert f"koasr-{THIRD}-2" not in dagster.statuses()
-    assert dagster.runs()[-1]["status"] == "CANCELED"
+
+
+def test_what_becomes_of_jobs(dagster: Dagster) -> None:
+    line = {"version": 1, "reason": "", "runs": []}
+    deadline = LINE_MARK + " " + json.dumps(line | {"reason": "the deadline"})
+    commands = {
+        "koasr-2026-12-01": f"echo '{LINE_MARK} {json.dumps(line)}'",
+        "without-a-line": "true",
+        "failed": "exit 1",
+        "usage": "exit 2",
+        "killed": "kill -9 $$",
+        "deadline": f"echo '{deadline}'; exit 4",
+    }
+    for submission_id, command in commands.items():
+        dagster.head.client().submit_job(entrypoint=command, submission_id=submission_id)
+    settings = {"KOASR_COMMAND": "true {date}", "KOASR_WORKING_DIR": ""}
+    done = subprocess.run(
+        [str(dagster.commands / "python"), str(RULES), *commands],
+        env=dagster.environment | settings,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["verdicts"] == {
+        "koasr-2026-12-01": "done",
+        "without-a-line": "failed",
+        "failed": "again",
+        "usage": "failed",
+        "killed": "again",
+        "deadline": "failed",
+    }
+    assert found["ended unseen"] == "koasr-2026-12-01"
+    assert found["ended and noted"] == "koasr-2026-12-01-2"
+    assert found["drifted"] == {"reject_rate": True, "empty_rate": False, "drift": False}
+    assert found["still"] == {"reject_rate": True, "empty_rate": False, "drift": True}
 
 
 def test_a_deadline_is_called_one() -> None:
