@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from koasr import segments
+from koasr.beacon import shining
 from koasr.calibration import (
     Calibration,
     check_fingerprint,
@@ -21,14 +22,14 @@ from koasr.calibration import (
 from koasr.checkpoint import Checkpoint, open_checkpoint
 from koasr.ending import EXIT_DONE, EXIT_TOO_MANY_REJECTS, Ending, ending_of
 from koasr.errors import JobError
-from koasr.feeding import Meter
+from koasr.figures import Tally
 from koasr.inventory import open_output
 from koasr.lease import Lease
 from koasr.ledger import Ledger, open_ledger
 from koasr.limits import Limits
 from koasr.options import Device, FloatType, Options, Precision
 from koasr.planning import Todo, begin, find_todo
-from koasr.progress import RunProgress
+from koasr.progress import showing
 from koasr.retry import check_reasons, held_reasons, plan_retries
 from koasr.rows import SAMPLE_RATE, SCHEMA_VERSION
 from koasr.runs import (
@@ -130,10 +131,12 @@ def _connect(job_: _Job) -> Compute:
     guard_own_cluster()
     from koasr import job
 
-    job.connect()
+    with job_.console.status("starting Ray"):
+        job.connect()
     options = job_.options
     if job_.device == "cuda":
-        job.wait_for_gpu(options.wait_for_gpu, options.num_actors or 1, job_.console)
+        with job_.console.status("waiting for a GPU"):
+            job.wait_for_gpu(options.wait_for_gpu, options.num_actors or 1, job_.console)
     return settle_compute(options, job_.device, job.cluster_resources())
 
 
@@ -145,10 +148,7 @@ class _Session:
     compute: Compute
     ledger: Ledger
     num_planned: int
-    progress: RunProgress
-    meter: Meter
-    started_s: float
-    num_retries: int = 0
+    tally: Tally
 
     def work(self) -> None:
         """Do what is left of the run."""
@@ -158,19 +158,17 @@ class _Session:
         samples_per_frame = job_.checkpoint.samples_per_frame
         work = Work(samples_per_frame, options.pack_seconds, job_.limits, job_.calibration)
         watch = job.watch_gpus(options.wait_for_gpu) if job_.device == "cuda" else nullcontext()
-        with watch, self.progress as progress:
-            progress.add_shards(len(self.ledger.records))
+        read = self.tally.read
+        with watch, job.monitored(read), showing(job_.console, read):
             for event in job.execute(self.ledger, work, job_.checkpoint, self.compute):
                 if isinstance(event, Receipt):
-                    progress.add_pack(event.audio_s, event.size_bytes, event.num_rejects)
-                    self.num_retries += event.num_float32_retries
-                    self.meter.add(event.times)
+                    self.tally.add_pack(event)
                 else:
-                    progress.add_shards(1)
+                    self.tally.add_shard(event)
 
     def sum_up(self, ending: Ending) -> Summary:
         """What it has come to, by what is committed."""
-        job_, run = self.job_, self.ledger.run
+        job_, run, figures = self.job_, self.ledger.run, self.tally.read()
         return summarize(
             self.ledger.records.values(),
             names={
@@ -180,13 +178,13 @@ class _Session:
                 "model": job_.checkpoint.model,
                 "fingerprint": run.fingerprint,
             },
-            session_audio_s=self.progress.audio_s,
-            wall_s=time.monotonic() - self.started_s,
+            session_audio_s=figures.audio_s,
+            wall_s=figures.elapsed_s,
             ending=ending,
             num_planned=self.num_planned,
             num_gone=len(self.ledger.gone),
-            float32_retries=self.num_retries,
-            feeding=self.meter.read(self.compute.num_actors, self.compute.device),
+            float32_retries=figures.float32_retries,
+            feeding=self.tally.feeding(),
             calibration=job_.calibration,
         )
 
@@ -213,13 +211,28 @@ def _open_session(
         f"{compute.num_actors} actor(s) on {job_.device} in {compute.precision};"
         f" run {run.run_id}, date {run.date}"
     )
-    total_bytes = sum(shard.size_bytes for shard in ledger.left.values())
-    progress = RunProgress(job_.console, total_bytes, len(plan))
-    return _Session(job_, compute, ledger, len(plan), progress, Meter(started_s), started_s)
+    tally = Tally(
+        run.run_id,
+        job_.device,
+        compute.num_actors,
+        sizes={name: shard.size_bytes for name, shard in ledger.left.items()},
+        planned=len(plan) - len(ledger.gone),
+        committed=len(ledger.records),
+        started_s=started_s,
+    )
+    return _Session(job_, compute, ledger, len(plan), tally)
 
 
 def _execute(session: _Session) -> None:
     """Do what is left of a run, and sum it up, however that ends."""
+    with shining(session.ledger.run, session.tally.read):
+        summary = _work(session)
+    print_summary(summary, session.job_.console)
+    if summary.reason:
+        session.job_.say(f"{summary.reason}: see rejects/, and koasr retry --help")
+
+
+def _work(session: _Session) -> Summary:
     job_, run = session.job_, session.ledger.run
     place = join(run.folder, "summary.json")
     try:
@@ -238,9 +251,7 @@ def _execute(session: _Session) -> None:
         raise
     finally:
         job_.summaries.append(summary)
-    print_summary(summary, job_.console)
-    if summary.reason:
-        job_.say(f"{summary.reason}: see rejects/, and koasr retry --help")
+    return summary
 
 
 def _ending_at(job_: _Job, reject_rate: float) -> Ending:

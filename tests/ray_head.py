@@ -14,7 +14,10 @@ from typing import Any
 import psutil
 
 RAY = Path(sys.executable).with_name("ray")
-_NODE_PORTS = ("port", "ray-client-server-port", "dashboard-port", "dashboard-agent-listen-port")
+_NODE_PORTS = (
+    *("port", "ray-client-server-port", "dashboard-port", "dashboard-agent-listen-port"),
+    *("metrics-export-port", "runtime-env-agent-port"),
+)
 
 
 @dataclass(frozen=True)
