@@ -54,12 +54,17 @@ _LAST_COMMITS_S = 15.0
 _START_ATTEMPTS = 3
 
 
-def connect() -> None:
-    """Join the cluster this runs in, or start one on this machine."""
+def connect(say: Callable[[str], None] = lambda line: None) -> None:
+    """Join the cluster this runs in, or start one on this machine.
+
+    Args:
+        say: Gets a line for the user where that takes time.
+    """
     # Ray's core says at every start of an actor pool that its arguments could be lost, as an error
     # (ray-project/ray#53727).
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not ray.is_initialized():
+        say("joining the Ray cluster" if is_elsewhere() else "starting Ray on this machine")
         _start()
     # What goes wrong is raised as well; logged, it would stand on the screen twice.
     for name in ("ray", "ray.data"):

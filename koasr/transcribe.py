@@ -131,12 +131,10 @@ def _connect(job_: _Job) -> Compute:
     guard_own_cluster()
     from koasr import job
 
-    with job_.console.status("starting Ray"):
-        job.connect()
+    job.connect(job_.say)
     options = job_.options
     if job_.device == "cuda":
-        with job_.console.status("waiting for a GPU"):
-            job.wait_for_gpu(options.wait_for_gpu, options.num_actors or 1, job_.console)
+        job.wait_for_gpu(options.wait_for_gpu, options.num_actors or 1, job_.console)
     return settle_compute(options, job_.device, job.cluster_resources())
 
 
