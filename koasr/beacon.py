@@ -90,7 +90,7 @@ def shining(run: Run, read: Callable[[], Figures]) -> Iterator[None]:
             write_bytes(place, Beacon(number, time.time(), read()).to_bytes())
 
     try:
-        with every(INTERVAL_S, write, at_once=True):
+        with every(INTERVAL_S, write, f"{NAME} could not be written", at_once=True):
             yield
     finally:
         with suppress(Exception), impatient():

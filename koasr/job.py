@@ -161,7 +161,7 @@ def monitored(read: Callable[[], Figures]) -> Iterator[None]:
     """
     monitor = Monitor(Counter, Gauge)
     try:
-        with every(INTERVAL_S, lambda: monitor.show(read())):
+        with every(INTERVAL_S, lambda: monitor.show(read()), "metrics could not be shown"):
             yield
     finally:
         with suppress(Exception):

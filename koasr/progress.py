@@ -94,5 +94,5 @@ def showing(console: Console, read: Callable[[], Figures]) -> Iterator[None]:
     def say() -> None:
         console.print(f"koasr: {log_line(read())}", highlight=False, markup=False)
 
-    with every(LOG_INTERVAL_S, say):
+    with every(LOG_INTERVAL_S, say, "progress could not be told"):
         yield

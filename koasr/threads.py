@@ -38,12 +38,15 @@ def _spoken(results: Iterator[R], total: int, what: str) -> Iterator[R]:
 
 
 @contextmanager
-def every(interval_s: float, work: Callable[[], None], *, at_once: bool = False) -> Iterator[None]:
+def every(
+    interval_s: float, work: Callable[[], None], failure: str, *, at_once: bool = False
+) -> Iterator[None]:
     """Do a small work beside the block again and again; what fails in it disturbs nobody.
 
     Args:
         interval_s: Seconds between.
         work: Is done in a thread.
+        failure: What the log says, once, when it fails.
         at_once: The first time now, else after one interval.
     """
     is_over = threading.Event()
@@ -57,7 +60,7 @@ def every(interval_s: float, work: Callable[[], None], *, at_once: bool = False)
                 work()
             except Exception as error:
                 if not has_failed:
-                    _log.warning("%s failed: %s", work.__qualname__, type(error).__name__)
+                    _log.warning("%s: %s", failure, type(error).__name__)
                 has_failed = True
 
     thread = threading.Thread(target=go, name="koasr-every", daemon=True)

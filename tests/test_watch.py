@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import outputs
 import pytest
@@ -35,9 +35,9 @@ def run(tmp_path: Path) -> Run:
     return begin(output, NEW, tar(3), tar(4), date="2026-11-23")
 
 
-def write(run: Run, number: int, changes: Mapping[str, object] = {}, age_s: float = 0.0) -> None:
+def write(run: Run, number: int, age_s: float = 0.0, changes: Any = None) -> None:
     document = json.loads(Beacon(number, time.time() - age_s, large()).to_bytes())
-    document["figures"] |= {"run_id": run.run_id} | changes
+    document["figures"].update({"run_id": run.run_id} | (changes or {}))
     write_bytes(join(run.folder, beacon.NAME), json.dumps(document).encode())
 
 
@@ -63,12 +63,12 @@ def test_a_store_that_fails_disturbs_no_run(run: Run, tmp_path: Path) -> None:
 
 
 def test_what_another_machine_wrote_is_not_trusted(run: Run) -> None:
-    write(run, 1, {"bound_by": "\x1b[31mload\x07", "more": "of a later version"})
+    write(run, 1, changes={"bound_by": "\x1b[31mload\x07", "more": "of a later version"})
     found = read_beacon(run)
     assert found is not None
     assert found.figures.bound_by == "[31mload"
-    for changes in ({"packs": "many"}, {"times": None}, {"rtfx": {}}):
-        write(run, 1, changes)
+    for name, value in (("packs", "many"), ("times", None), ("rtfx", [])):
+        write(run, 1, changes={name: value})
         assert read_beacon(run) is None
     write_bytes(join(run.folder, beacon.NAME), b"[]")
     assert read_beacon(run) is None
