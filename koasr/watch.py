@@ -13,7 +13,7 @@ from rich.text import Text
 from koasr.beacon import INTERVAL_S, Beacon, find_beacon, read_beacon
 from koasr.ending import EXIT_DONE, EXIT_INTERRUPTED
 from koasr.errors import JobError
-from koasr.lease import describe_lease
+from koasr.lease import describe_lease, read_holder
 from koasr.progress import log_line, view
 from koasr.runs import Run
 from koasr.storage import impatient, job_errors, join, read_bytes
@@ -29,27 +29,29 @@ class Sight:
 
     Attributes:
         lease: Who is at work, in words.
-        is_alive: Whether they are.
         is_over: Whether nobody can be: the lease is free, or its process is gone.
         beacon: The figures; None when there are none yet.
         changed_s: When they were written, on this machine's monotonic clock.
     """
 
     lease: str
-    is_alive: bool
     is_over: bool
     beacon: Beacon | None
     changed_s: float
+
+    @property
+    def age_s(self) -> float:
+        """Of the figures."""
+        return max(time.monotonic() - self.changed_s, 0.0)
 
     @property
     def headline(self) -> str:
         """Which run, who does it, and how old the figures are."""
         if self.beacon is None:
             return f"{self.lease}; no figures yet"
-        age_s = max(time.monotonic() - self.changed_s, 0.0)
-        age = f"{duration_text(age_s)} ago"
-        if age_s > _SILENT_S:
-            age = f"silent for {duration_text(age_s)}"
+        age = f"{duration_text(self.age_s)} ago"
+        if self.age_s > _SILENT_S:
+            age = f"silent for {duration_text(self.age_s)}"
         return f"run {self.beacon.figures.run_id}, {age}: {self.lease}"
 
     def to_line(self) -> str:
@@ -73,7 +75,8 @@ def look(output: str, before: Sight | None) -> Sight:
     lease, is_alive = describe_lease(output)
     known = before.beacon if before else None
     beacon = read_beacon(Run(output, known.figures.run_id, "", "")) if known else None
-    if beacon is None and (is_alive or not before):
+    # A silent one may be what a killed driver left, while another does a newer run.
+    if beacon is None or (before and before.age_s > _SILENT_S):
         beacon = find_beacon(output)
     now_s = time.monotonic()
     if beacon is None:
@@ -82,8 +85,9 @@ def look(output: str, before: Sight | None) -> Sight:
         changed_s = now_s - max(time.time() - beacon.written_s, 0.0)
     else:
         changed_s = before.changed_s if beacon == known else now_s
-    is_over = lease == "free" or lease.startswith("left by ")
-    return Sight(lease, is_alive, is_over, beacon, changed_s)
+    held = None if is_alive else read_holder(output)
+    is_over = not is_alive and (held is None or held.is_dead)
+    return Sight(lease, is_over, beacon, changed_s)
 
 
 def watch(output: str, interval_s: float, console: Console) -> int:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,12 @@ def test_age_is_by_the_clock_of_who_watches_once_figures_have_changed(run: Run) 
         sight = look(run.output, sight)
         assert sight.headline.startswith(f"run {NEW}, 0 s ago: held by ")
         assert look(run.output, sight).changed_s == sight.changed_s
+        # Figures that a killed driver left do not hide those of another run.
+        old = replace(run, run_id="20261122T000000Z-aaaaaa")
+        write(old, 1, age_s=3000)
+        sight = look(run.output, replace(sight, beacon=read_beacon(old), changed_s=0.0))
+        assert sight.beacon
+        assert sight.beacon.figures.run_id == NEW
     assert look(run.output, sight).is_over
 
 
