@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -54,14 +54,18 @@ from koasr.vanished import prune
 _THREADS_PER_CPU_ACTOR = 4
 
 
-def _settle_device(device: Device) -> str:
+def _say(console: Console, line: str) -> None:
+    console.print(f"koasr: {line}", highlight=False)
+
+
+def _settle_device(device: Device, say: Callable[[str], None]) -> str:
     """`cuda` where the cluster has GPUs. Starting one only to look would take seconds."""
     if device != "auto":
         return device
     if is_elsewhere():
         from koasr import job
 
-        job.connect()
+        job.connect(say)
         return "cuda" if job.cluster_resources().get("GPU") else "cpu"
     return "cuda" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
 
@@ -108,7 +112,7 @@ class _Job:
 
     def say(self, line: str) -> None:
         """A line for the user."""
-        self.console.print(f"koasr: {line}", highlight=False)
+        _say(self.console, line)
 
 
 def _open_job(
@@ -119,7 +123,8 @@ def _open_job(
     summaries: list[Summary] | None,
 ) -> _Job:
     made = read_calibration(options.calibration) if options.calibration is not None else None
-    device, told = _settle_device(options.device), [] if summaries is None else summaries
+    device = _settle_device(options.device, partial(_say, console))
+    told = [] if summaries is None else summaries
     job_ = _Job(checkpoint, options, limits, device, console, made, told)
     if made:
         check_fingerprint(made, fingerprint_of(job_.parts))
