@@ -16,6 +16,7 @@ from koasr.threads import every
 BEACON_VERSION = 1
 NAME = "progress.json"
 INTERVAL_S = 15.0
+_TOO_MUCH = 1e18
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,25 @@ def _to_figures(document: dict[str, Any]) -> Figures:
     """What another machine wrote; a later version may say more.
 
     Raises:
-        ValueError: A number is none, or a name is no name.
+        ValueError: What is to be a number is none, or none that can be.
+        KeyError: Something is missing.
+        TypeError: The same.
     """
     values = {field.name: document[field.name] for field in fields(Figures)}
-    values["times"] = Times(**{f.name: float(values["times"][f.name]) for f in fields(Times)})
+    values["times"] = Times(**{f.name: _number(values["times"][f.name]) for f in fields(Times)})
     for field in fields(Figures):
         value = values[field.name]
         if field.type is str:
             values[field.name] = "".join(c for c in str(value)[:100] if c.isprintable())
-        elif field.type is not Times and not (value is None or isinstance(value, (int, float))):
-            raise ValueError(f"{field.name} is no number")
+        elif field.type is not Times and not (value is None and field.type == float | None):
+            values[field.name] = _number(value)
     return Figures(**values)
+
+
+def _number(value: Any) -> int | float:
+    if not isinstance(value, (int, float)) or not 0 <= value < _TOO_MUCH:
+        raise ValueError("no number of a run")
+    return value
 
 
 def find_beacon(output: str) -> Beacon | None:

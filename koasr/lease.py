@@ -93,7 +93,8 @@ def describe_lease(output: str) -> tuple[str, bool]:
     held = read_holder(output)
     if held is None:
         return "free", False
-    who = f"{held.host} pid {held.pid}"
+    # Another machine wrote this, and it goes to a terminal.
+    who = "".join(c for c in f"{held.host} pid {held.pid}" if c.isprintable())
     if held.is_dead:
         return f"left by {who}, which is gone", False
     if held.host == socket.gethostname():

@@ -68,7 +68,8 @@ def test_what_another_machine_wrote_is_not_trusted(run: Run) -> None:
     found = read_beacon(run)
     assert found is not None
     assert found.figures.bound_by == "[31mload"
-    for name, value in (("packs", "many"), ("times", None), ("rtfx", [])):
+    wrong: list[tuple[str, Any]] = [("packs", "many"), ("packs", None), ("times", {}), ("rtfx", [])]
+    for name, value in [*wrong, ("rtfx", float("nan")), ("size_bytes", 10**400)]:
         write(run, 1, changes={name: value})
         assert read_beacon(run) is None
     write_bytes(join(run.folder, beacon.NAME), b"[]")
