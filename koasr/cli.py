@@ -40,7 +40,9 @@ _COMMANDS = {
 
     Reads names and footers, no rows: koasr verify counts the rows.
 
-    Example: koasr status s3://transcripts/zeroth-1b
+    With --watch it shows how far the run at work is, from any machine that reaches the store.
+
+    Example: koasr status s3://transcripts/zeroth-1b --watch
     """,
     "verify": """Read everything an output holds and count it again.
 

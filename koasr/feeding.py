@@ -31,6 +31,9 @@ class Times:
     def __add__(self, other: "Times") -> "Times":
         return Times(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
+    def __sub__(self, other: "Times") -> "Times":
+        return Times(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
 
 @dataclass(frozen=True)
 class Feeding:

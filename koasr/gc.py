@@ -10,6 +10,7 @@ from functools import partial
 
 from rich.console import Console
 
+from koasr.beacon import NAME as BEACON
 from koasr.inventory import Inventory, KnownRun, open_output, read_runs
 from koasr.lease import Lease
 from koasr.rows import StoredFile
@@ -74,6 +75,7 @@ def find_garbage(inventory: Inventory) -> list[Garbage]:
     return [
         *_staged(inventory, runs),
         *_orphans(inventory, list(runs.values())),
+        *_beacons(inventory, runs),
         *_probes(inventory),
         *_temporary(inventory.output),
     ]
@@ -104,6 +106,14 @@ def _orphans(inventory: Inventory, runs: Sequence[KnownRun]) -> Iterator[Garbage
     for file in inventory.rejects:
         if file.uri not in needed:
             yield Garbage("rejects without a shard", (file,))
+
+
+def _beacons(inventory: Inventory, runs: dict[str, KnownRun]) -> Iterator[Garbage]:
+    for file in inventory.ours:
+        folder, _, name = file.uri.rpartition("/")
+        known = runs.get(folder.rpartition("/")[2])
+        if name == BEACON and known and known.is_finished:
+            yield Garbage("progress of finished runs", (file,))
 
 
 def _probes(inventory: Inventory) -> Iterator[Garbage]:

@@ -6,8 +6,8 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -16,13 +16,16 @@ import ray
 import ray.data
 from ray.autoscaler.sdk import request_resources
 from ray.data import ActorPoolStrategy, DataContext
+from ray.util.metrics import Counter, Gauge
 from rich.console import Console
 
 from koasr.checkpoint import Checkpoint
 from koasr.commit import commit_shard
 from koasr.errors import JobError, TransientError
 from koasr.feeding import Times
+from koasr.figures import Figures
 from koasr.ledger import Ledger
+from koasr.monitoring import INTERVAL_S, Monitor
 from koasr.pack_rows import header_of
 from koasr.rows import SAMPLE_RATE
 from koasr.runs import Run
@@ -39,6 +42,7 @@ from koasr.stages import (
 )
 from koasr.staging import clear_staged, read_staged
 from koasr.stopping import Stopped, check_stop, stop, taking_sigterm_back
+from koasr.threads import every
 from koasr.transcripts import Provenance
 
 COMMIT_CPUS = 0.05
@@ -50,12 +54,17 @@ _LAST_COMMITS_S = 15.0
 _START_ATTEMPTS = 3
 
 
-def connect() -> None:
-    """Join the cluster this runs in, or start one on this machine."""
+def connect(say: Callable[[str], None] = lambda line: None) -> None:
+    """Join the cluster this runs in, or start one on this machine.
+
+    Args:
+        say: Gets a line for the user where that takes time.
+    """
     # Ray's core says at every start of an actor pool that its arguments could be lost, as an error
     # (ray-project/ray#53727).
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not ray.is_initialized():
+        say("joining the Ray cluster" if is_elsewhere() else "starting Ray on this machine")
         _start()
     # What goes wrong is raised as well; logged, it would stand on the screen twice.
     for name in ("ray", "ray.data"):
@@ -144,6 +153,21 @@ def watch_gpus(patience_s: float) -> Iterator[None]:
         is_over.set()
 
 
+@contextmanager
+def monitored(read: Callable[[], Figures]) -> Iterator[None]:
+    """Show the figures as metrics of the cluster while the block runs.
+
+    A cluster of our own has nobody who asks for them.
+    """
+    monitor = Monitor(Counter, Gauge)
+    try:
+        with every(INTERVAL_S, lambda: monitor.show(read()), "metrics could not be shown"):
+            yield
+    finally:
+        with suppress(Exception):
+            monitor.show(read())
+
+
 @ray.remote(num_cpus=COMMIT_CPUS, retry_exceptions=[TransientError])  # type: ignore[call-overload, untyped-decorator]
 def commit(run: Run, name: str, keys: list[str], superseded: list[str]) -> dict[str, Any]:
     """Commit a shard whose packs are all staged under these keys."""
@@ -228,7 +252,7 @@ def task_errors() -> Iterator[None]:
 
 def execute(
     ledger: Ledger, work: Work, checkpoint: Checkpoint, compute: Compute
-) -> Iterator[Receipt | dict[str, Any]]:
+) -> Iterator[Receipt | str]:
     """Do what is left of a run's plan, and enter it into its ledger.
 
     Args:
@@ -238,7 +262,7 @@ def execute(
         compute: How it runs.
 
     Yields:
-        A receipt for each pack as it is done, and a record for each shard as it is committed in
+        A receipt for each pack as it is done, and the name of each shard as it is committed in
         this session.
     """
     with task_errors():
@@ -248,17 +272,18 @@ def execute(
 
 def _execute(
     ledger: Ledger, work: Work, checkpoint: Checkpoint, compute: Compute
-) -> Iterator[Receipt | dict[str, Any]]:
+) -> Iterator[Receipt | str]:
     commits: list[Any] = []
     keys: list[str] | None
 
     def start_commit(name: str, keys: list[str]) -> None:
         commits.append(commit.remote(ledger.run, name, keys, ledger.superseded(name)))
 
-    def enter(records: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def enter(records: list[dict[str, Any]]) -> Iterator[str]:
         for record in records:
-            ledger.close(record.pop("name"), record)
-            yield record
+            name = record.pop("name")
+            ledger.close(name, record)
+            yield name
 
     for name, keys in ledger.ready.items():
         start_commit(name, keys)

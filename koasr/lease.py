@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from koasr.errors import JobError
-from koasr.storage import impatient, join, read_bytes, remove, write_bytes
+from koasr.storage import impatient, join, open_fs, read_bytes, remove, write_bytes
 
 BEAT_S = 15.0
 TTL_S = 3 * BEAT_S
@@ -83,6 +83,32 @@ def read_holder(output: str) -> Holder | None:
         return Holder(**json.loads(read_bytes(join(output, "_koasr", "lease.json"))))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+
+
+def describe_lease(output: str) -> tuple[str, bool]:
+    """Who holds the lease of an output, in words, and whether they are at work.
+
+    Of another machine only the last heartbeat is known, by the store's clock and this one's.
+    """
+    held = read_holder(output)
+    if held is None:
+        return "free", False
+    # Another machine wrote this, and it goes to a terminal.
+    who = "".join(c for c in f"{held.host} pid {held.pid}" if c.isprintable())
+    if held.is_dead:
+        return f"left by {who}, which is gone", False
+    if held.host == socket.gethostname():
+        return f"held by {who}, which is running", True
+    try:
+        age_s = time.time() - _modified_s(join(output, "_koasr", "lease.json"))
+    except FileNotFoundError:
+        return "free", False
+    return f"held by {who}, last heard of {age_s:.0f} s ago", age_s < TTL_S
+
+
+def _modified_s(uri: str) -> float:
+    fs, path = open_fs(uri)
+    return float(fs.modified(path).timestamp())
 
 
 class Lease:

@@ -1,87 +1,98 @@
-"""Receipts of a run → a live line in a terminal, a line now and then in a log."""
+"""Figures of a run → a live view in a terminal, a line at an interval in a log."""
 
-import time
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
+from koasr.figures import Figures
 from koasr.summary import duration_text, rate_text
+from koasr.threads import every
 
 LOG_INTERVAL_S = 30.0
+_IDLE_S = 60.0
+"""Without a pack for so long it is worth saying."""
 
 
-class RunProgress:
-    """Counts receipts and shows them: hours of audio, RTFx, rejects, time left.
+def phrases(figures: Figures) -> list[str]:
+    """What there is to say: the lines of a view; joined, they make a line of a log."""
+    size = f"{figures.size_bytes / 1e6:,.1f} MB"
+    elapsed = duration_text(figures.elapsed_s)
+    shards = f"{figures.shards:,} of {figures.planned:,} shards"
+    if figures.staged_packs:
+        shards += f", {figures.staged_packs:,} packs staged"
+    if not figures.packs:
+        what = "the actors start, load the model and wait for the first audio"
+        done = f"{figures.done_share:.0%} of {size} in {elapsed}"
+        return [done, f"no pack yet: {what}", shards]
+    done = f"{figures.done_share:.0%}, {_hours(figures)} in {elapsed}"
+    if figures.left_s is not None:
+        done += f", about {duration_text(figures.left_s)} left"
+    speed = f"{rate_text(figures.rtfx)} real time overall"
+    if figures.rtfx_now is not None:
+        speed = f"{rate_text(figures.rtfx_now)} real time now, {rate_text(figures.rtfx)} overall"
+    found = [
+        done,
+        speed,
+        shards,
+        f"{figures.rejects:,} of {figures.recordings:,} recordings rejected",
+        *_feeding(figures),
+    ]
+    if figures.idle_s > _IDLE_S:
+        found.append(f"no pack for {duration_text(figures.idle_s)}")
+    return found
 
-    The share done is that of encoded bytes, the one size known before anything is read.
-    """
 
-    def __init__(self, console: Console, total_bytes: int, num_shards: int) -> None:
-        self.audio_s = 0.0
-        self._console = console
-        self._total_bytes, self._num_shards = max(total_bytes, 1), num_shards
-        self._bytes = self._rejects = self._shards = 0
-        self._start_s = self._spoken_s = time.monotonic()
-        self._first: tuple[float, int] | None = None
-        columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        self._live = Progress(*columns, console=console, transient=True)
-        self._task = self._live.add_task("starting", total=self._total_bytes)
+def _hours(figures: Figures) -> str:
+    done = duration_text(figures.audio_s)
+    listed_s = figures.listed_s
+    return f"{done} of ≈{duration_text(listed_s)} of audio" if listed_s else f"{done} of audio"
 
-    def __enter__(self) -> "RunProgress":
-        if self._console.is_terminal:
-            self._live.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
+def _feeding(figures: Figures) -> list[str]:
+    if figures.busy_share is None or figures.queue_depth is None:
+        return []
+    name = "GPU" if figures.device == "cuda" else "model"
+    busy = f"{name} {figures.busy_share:.0%} busy, {figures.queue_depth:.1f} packs ready"
+    return [busy, f"bound by {figures.bound_by}"]
 
-    @property
-    def wall_s(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._start_s
 
-    def add_pack(self, audio_s: float, size_bytes: int, num_rejects: int) -> None:
-        """Count a finished pack."""
-        self.audio_s += audio_s
-        self._bytes += size_bytes
-        self._first = self._first or (time.monotonic(), self._bytes)
-        self._rejects += num_rejects
-        self._show()
+def log_line(figures: Figures) -> str:
+    """The figures as one line."""
+    return "; ".join(phrases(figures))
 
-    def add_shards(self, count: int) -> None:
-        """Count committed shards."""
-        self._shards += count
-        self._show()
 
-    def _left_s(self) -> float | None:
-        """By the pace since the first pack: what was before it, comes once."""
-        first_s, first_bytes = self._first or (0.0, 0)
-        done = self._bytes - first_bytes
-        if not self._first or not done:
-            return None
-        pace = (time.monotonic() - first_s) / done
-        return max(self._total_bytes - self._bytes, 0) * pace
+def view(figures: Figures) -> Table:
+    """The figures as a few lines that fold in a narrow terminal, under a bar."""
+    table = Table.grid(expand=True)
+    table.add_column(overflow="fold")
+    table.add_row(ProgressBar(total=1.0, completed=figures.done_share))
+    for phrase in phrases(figures):
+        table.add_row(Text(phrase))
+    return table
 
-    def _line(self) -> str:
-        share = min(self._bytes / self._total_bytes, 1.0)
-        left_s = self._left_s()
-        left = "unknown time" if left_s is None else duration_text(left_s)
-        return (
-            f"{duration_text(self.audio_s)} of audio, "
-            f"{rate_text(self.audio_s / self.wall_s)} real time, "
-            f"{self._shards}/{self._num_shards} shards, {self._rejects} rejects, {share:.0%}, "
-            f"{left} left"
+
+@contextmanager
+def showing(console: Console, read: Callable[[], Figures]) -> Iterator[None]:
+    """Show the figures while the block runs, whether a pack ends or not."""
+    if console.is_terminal:
+        live = Live(
+            get_renderable=lambda: view(read()),
+            console=console,
+            refresh_per_second=1,
+            transient=True,
         )
+        with live:
+            live.refresh()
+            yield
+        return
 
-    def _show(self) -> None:
-        if self._console.is_terminal:
-            self._live.update(self._task, completed=self._bytes, description=self._line())
-        elif time.monotonic() - self._spoken_s >= LOG_INTERVAL_S:
-            self._spoken_s = time.monotonic()
-            self._console.print(f"koasr: {self._line()}", highlight=False)
+    def say() -> None:
+        console.print(f"koasr: {log_line(read())}", highlight=False, markup=False)
+
+    with every(LOG_INTERVAL_S, say, "progress could not be told"):
+        yield

@@ -123,9 +123,11 @@ class Work:
 class Receipt:
     """What the driver hears of a finished pack. `size_bytes` is encoded, as listed.
 
-    `num_float32_retries` counts micro-batches that were not finite in half precision.
+    `shard` is the name of its shard; `num_float32_retries` counts micro-batches that were not
+    finite in half precision.
     """
 
+    shard: str
     audio_s: float
     size_bytes: int
     num_recordings: int

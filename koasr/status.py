@@ -1,8 +1,6 @@
 """What an output holds and what its runs have left to do, from footers and names alone."""
 
 import json
-import socket
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,13 +9,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from koasr.ending import EXIT_DONE
 from koasr.errors import JobError
 from koasr.inventory import Inventory, open_output, read_runs
-from koasr.lease import TTL_S, read_holder
+from koasr.lease import describe_lease
 from koasr.runs import object_name, read_forgotten, read_record
-from koasr.storage import job_errors, join, open_fs, read_bytes
+from koasr.storage import job_errors, read_bytes
 from koasr.summary import add_counts, add_up, duration_text
 from koasr.threads import concurrently
+from koasr.watch import watch as watch_run
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ class OutputStatus:
     damaged: list[str]
 
 
-def status(output: str, /, *, json: bool = False) -> None:
+def status(
+    output: str, /, *, json: bool = False, watch: bool = False, interval: float = 5.0
+) -> int:
     """Say what an output holds, which runs it has, and what they have left to do.
 
     Reads names and footers, no rows: koasr verify counts the rows.
@@ -86,20 +88,30 @@ def status(output: str, /, *, json: bool = False) -> None:
     Args:
         output: Folder or URI of the output.
         json: Print one JSON document instead of tables.
+        watch: Then show how far the run that is being done is, until its end.
+        interval: Seconds between two looks of --watch.
+
+    Returns:
+        The exit code: 0, or 130 when watching was interrupted.
 
     Raises:
         JobError: It is no output of koasr, or cannot be read.
     """
+    if json and watch:
+        raise JobError("--json and --watch: found both, wanted one", 2)
+    if not interval > 0:
+        raise JobError(f"--interval: found {interval:g}, wanted seconds above 0", 2)
     inventory = open_output(output)
     with job_errors(inventory.output):
         found = read_status(inventory)
     if json:
         print(_to_json(found))
-        return
+        return EXIT_DONE
     console = Console(soft_wrap=True, highlight=False)
     if found.runs:
         console.print(_runs_table(found.runs))
     console.print(_totals_table(found))
+    return watch_run(inventory.output, interval, console) if watch else EXIT_DONE
 
 
 def read_status(inventory: Inventory) -> OutputStatus:
@@ -163,28 +175,6 @@ def _removed_shards(inventory: Inventory) -> dict[str, int]:
     notes = [file.uri for file in inventory.ours if "/_koasr/removed/" in file.uri]
     read = concurrently(lambda uri: str(json.loads(read_bytes(uri))["reason"]), notes, "notes read")
     return dict(Counter(read).most_common())
-
-
-def describe_lease(output: str) -> tuple[str, bool]:
-    """Who holds the lease of an output, in words, and whether they are at work.
-
-    Of another machine only the last heartbeat is known, by the store's clock and this one's.
-    """
-    held = read_holder(output)
-    if held is None:
-        return "free", False
-    who = f"{held.host} pid {held.pid}"
-    if held.is_dead:
-        return f"left by {who}, which is gone", False
-    if held.host == socket.gethostname():
-        return f"held by {who}, which is running", True
-    age_s = time.time() - _modified_s(join(output, "_koasr", "lease.json"))
-    return f"held by {who}, last heard of {age_s:.0f} s ago", age_s < TTL_S
-
-
-def _modified_s(uri: str) -> float:
-    fs, path = open_fs(uri)
-    return float(fs.modified(path).timestamp())
 
 
 def _to_json(found: OutputStatus) -> str:

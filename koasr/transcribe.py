@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from koasr import segments
+from koasr.beacon import shining
 from koasr.calibration import (
     Calibration,
     check_fingerprint,
@@ -21,14 +22,14 @@ from koasr.calibration import (
 from koasr.checkpoint import Checkpoint, open_checkpoint
 from koasr.ending import EXIT_DONE, EXIT_TOO_MANY_REJECTS, Ending, ending_of
 from koasr.errors import JobError
-from koasr.feeding import Meter
+from koasr.figures import Tally
 from koasr.inventory import open_output
 from koasr.lease import Lease
 from koasr.ledger import Ledger, open_ledger
 from koasr.limits import Limits
 from koasr.options import Device, FloatType, Options, Precision
 from koasr.planning import Todo, begin, find_todo
-from koasr.progress import RunProgress
+from koasr.progress import showing
 from koasr.retry import check_reasons, held_reasons, plan_retries
 from koasr.rows import SAMPLE_RATE, SCHEMA_VERSION
 from koasr.runs import (
@@ -55,14 +56,18 @@ _MODELS_PER_GPU = 2
 """While one is at what only a CPU can do, the other has the GPU (bench/NOTES.md)."""
 
 
-def _settle_device(device: Device) -> str:
+def _say(console: Console, line: str) -> None:
+    console.print(f"koasr: {line}", highlight=False)
+
+
+def _settle_device(device: Device, say: Callable[[str], None]) -> str:
     """`cuda` where the cluster has GPUs. Starting one only to look would take seconds."""
     if device != "auto":
         return device
     if is_elsewhere():
         from koasr import job
 
-        job.connect()
+        job.connect(say)
         return "cuda" if job.cluster_resources().get("GPU") else "cpu"
     return "cuda" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
 
@@ -109,7 +114,7 @@ class _Job:
 
     def say(self, line: str) -> None:
         """A line for the user."""
-        self.console.print(f"koasr: {line}", highlight=False)
+        _say(self.console, line)
 
 
 def _open_job(
@@ -120,7 +125,8 @@ def _open_job(
     summaries: list[Summary] | None,
 ) -> _Job:
     made = read_calibration(options.calibration) if options.calibration is not None else None
-    device, told = _settle_device(options.device), [] if summaries is None else summaries
+    device = _settle_device(options.device, partial(_say, console))
+    told = [] if summaries is None else summaries
     job_ = _Job(checkpoint, options, limits, device, console, made, told)
     if made:
         check_fingerprint(made, fingerprint_of(job_.parts))
@@ -132,7 +138,7 @@ def _connect(job_: _Job) -> Compute:
     guard_own_cluster()
     from koasr import job
 
-    job.connect()
+    job.connect(job_.say)
     options = job_.options
     if job_.device == "cuda":
         job.wait_for_gpu(options.wait_for_gpu, options.num_actors or 1, job_.console)
@@ -147,10 +153,7 @@ class _Session:
     compute: Compute
     ledger: Ledger
     num_planned: int
-    progress: RunProgress
-    meter: Meter
-    started_s: float
-    num_retries: int = 0
+    tally: Tally
 
     def work(self) -> None:
         """Do what is left of the run."""
@@ -160,19 +163,17 @@ class _Session:
         samples_per_frame = job_.checkpoint.samples_per_frame
         work = Work(samples_per_frame, options.pack_seconds, job_.limits, job_.calibration)
         watch = job.watch_gpus(options.wait_for_gpu) if job_.device == "cuda" else nullcontext()
-        with watch, self.progress as progress:
-            progress.add_shards(len(self.ledger.records))
+        read = self.tally.read
+        with watch, job.monitored(read), showing(job_.console, read):
             for event in job.execute(self.ledger, work, job_.checkpoint, self.compute):
                 if isinstance(event, Receipt):
-                    progress.add_pack(event.audio_s, event.size_bytes, event.num_rejects)
-                    self.num_retries += event.num_float32_retries
-                    self.meter.add(event.times)
+                    self.tally.add_pack(event)
                 else:
-                    progress.add_shards(1)
+                    self.tally.add_shard(event)
 
     def sum_up(self, ending: Ending) -> Summary:
         """What it has come to, by what is committed."""
-        job_, run = self.job_, self.ledger.run
+        job_, run, figures = self.job_, self.ledger.run, self.tally.read()
         return summarize(
             self.ledger.records.values(),
             names={
@@ -182,13 +183,13 @@ class _Session:
                 "model": job_.checkpoint.model,
                 "fingerprint": run.fingerprint,
             },
-            session_audio_s=self.progress.audio_s,
-            wall_s=time.monotonic() - self.started_s,
+            session_audio_s=figures.audio_s,
+            wall_s=figures.elapsed_s,
             ending=ending,
             num_planned=self.num_planned,
             num_gone=len(self.ledger.gone),
-            float32_retries=self.num_retries,
-            feeding=self.meter.read(self.compute.num_models, self.compute.device),
+            float32_retries=figures.float32_retries,
+            feeding=self.tally.feeding(),
             calibration=job_.calibration,
         )
 
@@ -215,13 +216,28 @@ def _open_session(
         f"{compute.num_actors} actor(s) on {job_.device} in {compute.precision};"
         f" run {run.run_id}, date {run.date}"
     )
-    total_bytes = sum(shard.size_bytes for shard in ledger.left.values())
-    progress = RunProgress(job_.console, total_bytes, len(plan))
-    return _Session(job_, compute, ledger, len(plan), progress, Meter(started_s), started_s)
+    tally = Tally(
+        run.run_id,
+        job_.device,
+        compute.num_models,
+        sizes={name: shard.size_bytes for name, shard in ledger.left.items()},
+        planned=len(plan) - len(ledger.gone),
+        committed=len(ledger.records),
+        started_s=started_s,
+    )
+    return _Session(job_, compute, ledger, len(plan), tally)
 
 
 def _execute(session: _Session) -> None:
     """Do what is left of a run, and sum it up, however that ends."""
+    with shining(session.ledger.run, session.tally.read):
+        summary = _work(session)
+    print_summary(summary, session.job_.console)
+    if summary.reason:
+        session.job_.say(f"{summary.reason}: see rejects/, and koasr retry --help")
+
+
+def _work(session: _Session) -> Summary:
     job_, run = session.job_, session.ledger.run
     place = join(run.folder, "summary.json")
     try:
@@ -240,9 +256,7 @@ def _execute(session: _Session) -> None:
         raise
     finally:
         job_.summaries.append(summary)
-    print_summary(summary, job_.console)
-    if summary.reason:
-        job_.say(f"{summary.reason}: see rejects/, and koasr retry --help")
+    return summary
 
 
 def _ending_at(job_: _Job, reject_rate: float) -> Ending:

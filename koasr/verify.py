@@ -11,10 +11,10 @@ from rich.table import Table
 from koasr.checks import Checked, Difference, check_object
 from koasr.cross_checks import check_group, check_places, check_repeats, check_runs
 from koasr.inventory import Inventory, KnownRun, open_output, read_runs
+from koasr.lease import describe_lease
 from koasr.rows import Shard
 from koasr.runs import object_name, read_forgotten, read_plan
 from koasr.shard_objects import ensure_rejects, rejects_uri
-from koasr.status import describe_lease
 from koasr.storage import job_errors, join, read_bytes, remove
 from koasr.threads import concurrently
 

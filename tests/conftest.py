@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import s3fs
+from prometheus import NONE as NO_PROMETHEUS
 from s3 import S3Server, find_data_dir, make_environment, run_server
 
 # Run with another Python than ours, which cannot import it.
@@ -75,11 +76,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say aloud that no S3 test ran: a line of dots hides it."""
+    """Say aloud which tests did not run for want of a program: a line of dots hides it."""
     skipped = terminalreporter.stats.get("skipped", ())
     if any(_NO_STORE in str(report.longrepr) for report in skipped):
         terminalreporter.section("S3 TESTS DID NOT RUN", sep="!", red=True)
         terminalreporter.line("No folder with extended attributes for Swift; set TMPDIR to one.")
+    if any(NO_PROMETHEUS in str(report.longrepr) for report in skipped):
+        terminalreporter.section("METRICS WERE NOT SCRAPED", sep="!", red=True)
+        terminalreporter.line(NO_PROMETHEUS)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,10 @@ from typing import Any
 import psutil
 
 RAY = Path(sys.executable).with_name("ray")
-_NODE_PORTS = ("port", "ray-client-server-port", "dashboard-port", "dashboard-agent-listen-port")
+_NODE_PORTS = (
+    *("port", "ray-client-server-port", "dashboard-port", "dashboard-agent-listen-port"),
+    *("metrics-export-port", "runtime-env-agent-port"),
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Head:
         )
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in "x" * count]
         return [server.getsockname()[1] for server in servers]
@@ -66,7 +69,7 @@ def running_head(folder: Path, num_cpus: int = 2) -> Iterator[Head]:
         folder: Of its own, with a short path, as the names of sockets must be.
         num_cpus: That it takes itself to have.
     """
-    ports = dict(zip(_NODE_PORTS, _free_ports(len(_NODE_PORTS)), strict=True))
+    ports = dict(zip(_NODE_PORTS, free_ports(len(_NODE_PORTS)), strict=True))
     token = secrets.token_hex(32)
     (folder / "token").touch(mode=0o600)
     (folder / "token").write_text(token)
@@ -76,6 +79,8 @@ def running_head(folder: Path, num_cpus: int = 2) -> Iterator[Head]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Metrics every second, as a short job needs.
+        "RAY_metrics_report_interval_ms": "1000",
         # A job's `python` is the head's.
         "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}",
     }
