@@ -10,6 +10,7 @@ import pytest
 FLOW = [
     "errors",
     "help",
+    "mistakes",
     "limits",
     "stopping",
     "channel",
