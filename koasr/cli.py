@@ -107,6 +107,13 @@ _COMMANDS = {
 
     Example: koasr forget s3://transcripts/zeroth-1b --ids withdrawn.txt
     """,
+    "doctor": """Check that a night can run on this machine, and say what to do.
+
+    Tries packages, memory, GPUs, audio formats, Ray and a model, and the places that are named.
+    No credential and no text is printed. Exit code: 0 when nothing failed, 1 when something did.
+
+    Example: koasr doctor --model MODEL --input s3://corpus --output s3://out
+    """,
 }
 for place, (name, text) in enumerate(_COMMANDS.items(), start=2):
     # By name, so that none is imported unless it is called: two bring torch.

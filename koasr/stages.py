@@ -55,6 +55,14 @@ def is_elsewhere() -> bool:
     return bool(os.environ.get("RAY_ADDRESS")) or _RAY_ADDRESS_FILE.exists()
 
 
+def cluster_address() -> str:
+    """Of the Ray cluster there is to join; empty without one."""
+    try:
+        return os.environ.get("RAY_ADDRESS") or _RAY_ADDRESS_FILE.read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
 def guard_own_cluster() -> None:
     """Give a cluster that we start ourselves a token: who reaches Ray's ports runs code.
 

@@ -107,6 +107,11 @@ FLOW = [
     "selection",
     "orders",
     "select",
+    "findings",
+    "machine_checks",
+    "reach_checks",
+    "model_checks",
+    "doctor",
 ]
 PACKAGE = Path(__file__).parent.parent / "koasr"
 

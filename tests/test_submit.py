@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -143,3 +145,12 @@ def test_a_job_that_is_stopped_half_way_is_gone_on_with_by_the_next(
     assert json.loads(place.read_text())["state"] == "done"
     rows = ds.dataset(str(tmp_path / "out" / "transcripts"), format="parquet").to_table()
     assert len(set(rows["source_key"].to_pylist())) == rows.num_rows == NUM_RECORDINGS
+
+
+def test_doctor_says_that_the_cluster_can_be_joined(head: Head) -> None:
+    environment = head.environment | {"RAY_ADDRESS": head.cluster}
+    code = "from koasr.reach_checks import check_ray as c; f = c(); print(f.state, f.found)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    wanted = "1 nodes, 2 CPUs, 0 GPUs, Ray and Python as here; it asks for a token"
+    assert done.stdout == f"ok joined {head.cluster}: {wanted}\n", done.stderr
