@@ -19,7 +19,6 @@ from koasr.commit import commit_shard
 from koasr.decoder import Decoder
 from koasr.feeding import Times
 from koasr.limits import Limits
-from koasr.options import FloatType
 from koasr.pack_rows import (
     HEADER,
     header_of,
@@ -29,6 +28,7 @@ from koasr.pack_rows import (
     table_to_pack,
 )
 from koasr.packs import load_pack, plan_packs
+from koasr.precision import FloatType
 from koasr.readers import read_recordings
 from koasr.recognizer import Recognizer
 from koasr.retry import wanted

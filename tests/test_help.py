@@ -102,7 +102,7 @@ def test_in_a_terminal_the_flags_stand_out(capsys: pytest.CaptureFixture[str]) -
         (["gc"], "OUTPUT is missing. See koasr gc --help."),
         (["transcribe", "x", "--output"], "--output wants a value. See koasr transcribe --help."),
         (["select", "x", "--to", "lotse"], "lhotse, csv: did you mean lhotse? See koasr select -"),
-        (["retry", "x", "--model", "y", "--reason", "timout"], "--reason: found 'timout': did you mean timeout?"),
+        (["retry", "x", "--model=y", "--reason=timout"], "found 'timout': did you mean timeout?"),
         (["status", "x", "--json=perhaps"], "See koasr status --help."),
     ],
 )
