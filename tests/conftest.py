@@ -74,6 +74,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.s3)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call() -> None:
+    """Let tests share the processes that read Parquet, which are kept by their environment.
+
+    Pytest has the test's name in it, so each test would start one of its own: half a second.
+    """
+    os.environ.pop("PYTEST_CURRENT_TEST", None)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say aloud that no S3 test ran: a line of dots hides it."""
     skipped = terminalreporter.stats.get("skipped", ())
