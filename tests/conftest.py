@@ -19,11 +19,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 _LONG = [
     f"test_{name}.py"
     for name in (
-        *("transcribe", "torture", "recognizer", "nightly", "s3_job", "stopping", "hostile"),
-        *("training_sets", "datasets", "select"),
+        *("transcribe", "hostile", "torture", "nightly", "recognizer", "s3_job", "stopping"),
+        *("submit", "protocol", "encoder", "recognize", "training_sets", "datasets", "select"),
     )
 ]
-"""Files that take a minute and more. They come first, so that no process is left alone with one."""
+"""Files that take half a minute and more, the longest first, so that no process is left alone
+with one."""
 
 _NO_STORE = "no folder with extended attributes for Swift: set TMPDIR to one (ext4, xfs)"
 _bucket_numbers = itertools.count(1)
