@@ -14,7 +14,7 @@ from transformers import AutoFeatureExtractor, AutoTokenizer, Wav2Vec2ForCTC, pi
 from koasr.checkpoint import Checkpoint, open_checkpoint
 from koasr.layout import Rows
 from koasr.model import CPU_BATCH_SECONDS, AcousticModel
-from koasr.options import FloatType
+from koasr.precision import FloatType
 from koasr.recognize import plan_micro_batches, recognize
 from koasr.rows import SAMPLE_RATE
 from koasr.segments import plan_windows

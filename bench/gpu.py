@@ -34,7 +34,7 @@ from shapes import write_identity, write_xlsr_1b
 
 from koasr.checkpoint import open_checkpoint
 from koasr.model import AcousticModel
-from koasr.options import FloatType
+from koasr.precision import FloatType
 from koasr.recognize import plan_micro_batches, recognize
 from koasr.rows import SAMPLE_RATE
 

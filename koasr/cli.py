@@ -11,8 +11,9 @@ from rich.console import Console
 from koasr import __version__
 from koasr.ending import EXIT_INTERRUPTED
 from koasr.errors import JobError, Reason
-from koasr.help import ARGUMENTS, LIMITS, OPTIONS, HelpPage
+from koasr.help import ARGUMENTS, LIMITS, LIMITS_AGAIN, OPTIONS, HelpPage
 from koasr.limits import DEFAULT_LIMITS, Limits
+from koasr.mistakes import mistake_text
 from koasr.options import Options
 from koasr.stopping import EXIT_STOPPED, Stopped
 
@@ -20,6 +21,7 @@ EXIT_USAGE = 2
 DEFAULT_OPTIONS = Options()
 _Options = Annotated[Options, Parameter(name="*")]
 _Limits = Annotated[Limits, Parameter(name="*", group=LIMITS)]
+_LimitsAgain = Annotated[Limits, Parameter(name="*", group=LIMITS_AGAIN)]
 
 app = cyclopts.App(
     name="koasr",
@@ -107,6 +109,13 @@ _COMMANDS = {
 
     Example: koasr forget s3://transcripts/zeroth-1b --ids withdrawn.txt
     """,
+    "doctor": """Check that a night can run on this machine, and say what to do.
+
+    Tries packages, memory, GPUs, audio formats, Ray and a model, and the places that are named.
+    No credential and no text is printed. Exit code: 0 when nothing failed, 1 when something did.
+
+    Example: koasr doctor --model MODEL --input s3://corpus --output s3://out
+    """,
 }
 for place, (name, text) in enumerate(_COMMANDS.items(), start=2):
     # By name, so that none is imported unless it is called: two bring torch.
@@ -166,7 +175,7 @@ def retry(
     revision: str | None = None,
     reason: tuple[Literal[Reason, "all"], ...] = (),
     options: _Options = DEFAULT_OPTIONS,
-    limits: _Limits = DEFAULT_LIMITS,
+    limits: _LimitsAgain = DEFAULT_LIMITS,
 ) -> int:
     """Try rejected recordings again, and keep what is recovered.
 
@@ -205,7 +214,7 @@ def main(arguments: list[str] | None = None, script: str | None = None) -> None:
     try:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:
-        print(f"koasr: {_mistake(error, script)}", file=sys.stderr)
+        print(f"koasr: {mistake_text(error, script)}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
     except JobError as error:
         print(f"koasr: {error}", file=sys.stderr)
@@ -217,12 +226,3 @@ def main(arguments: list[str] | None = None, script: str | None = None) -> None:
         print("koasr: stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _mistake(error: cyclopts.CycloptsError, script: str | None) -> str:
-    """What is wrong with the usage, in a line that ends in where to look."""
-    message = " ".join(str(error).split())
-    if isinstance(error, cyclopts.UnusedCliTokensError):
-        message = f"Found {', '.join(error.unused_tokens or [])}, wanted nothing more."
-    command = " ".join(["koasr", *(error.command_chain or [])])
-    return f"{message} See {f'python {script}' if script else command} --help."

@@ -123,6 +123,11 @@ ENDING = Group("When it ends", sort_key=4)
 FILTERS = Group("What is left out", sort_key=5)
 TEXTS = Group("How texts are compared", sort_key=6)
 LIMITS = Group("Limits of untrusted input", sort_key=7)
+LIMITS_AGAIN = Group(
+    "Limits of untrusted input, as of koasr transcribe",
+    sort_key=7,
+    help_formatter=NamesAlone(),
+)
 ELSEWHERE = Group(
     "Of transformers' TrainingArguments and Wav2Vec2Config",
     sort_key=8,

@@ -96,6 +96,16 @@ def _start() -> None:
     raise JobError(f"{found}: {problem}") from problem
 
 
+def look_at_cluster() -> dict[str, float]:
+    """Join the cluster there is: its `nodes` that live, and what they have in all.
+
+    Raises:
+        Exception: It does not answer, has another Ray or Python, or wants another token.
+    """
+    ray.init("auto", logging_level=logging.CRITICAL, log_to_driver=False)
+    return cluster_resources() | {"nodes": float(sum(node["Alive"] for node in ray.nodes()))}
+
+
 def cluster_resources() -> dict[str, float]:
     """What the cluster has in all: `CPU`, `GPU`."""
     return dict(ray.cluster_resources())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from koasr.checkpoint import Checkpoint
 from koasr.encoder import load_encoder
 from koasr.layout import Rows, to_device
-from koasr.options import FloatType
+from koasr.precision import FloatType
 
 Samples = NDArray[np.int16]
 

@@ -1,15 +1,12 @@
 """What a user may ask of one run of the job."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter, validators
 
 from koasr.help import COMPUTE, ENDING
-
-Device = Literal["auto", "cpu", "cuda"]
-FloatType = Literal["float32", "float16", "bfloat16"]
-Precision = Literal["auto", FloatType]
+from koasr.precision import Device, Precision
 
 _positive = Parameter(validator=validators.Number(gt=0))
 _count = Parameter(validator=validators.Number(gte=1))

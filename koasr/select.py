@@ -23,7 +23,7 @@ from koasr.datasets import Format
 from koasr.drift import Drift, count_confidence, find_drift
 from koasr.errors import JobError
 from koasr.evaluation_plots import draw_yield
-from koasr.help import AMOUNT, FILTERS, LIMITS
+from koasr.help import AMOUNT, FILTERS, LIMITS_AGAIN
 from koasr.limits import DEFAULT_LIMITS, Limits
 from koasr.orders import NO_ORDER, Chosen, Order, choose, share_of
 from koasr.reading import read_transcripts
@@ -51,7 +51,7 @@ def select(
     trim: bool = False,
     rows: str | None = None,
     plot: str | None = None,
-    limits: Annotated[Limits, Parameter(name="*", group=LIMITS)] = DEFAULT_LIMITS,
+    limits: Annotated[Limits, Parameter(name="*", group=LIMITS_AGAIN)] = DEFAULT_LIMITS,
 ) -> None:
     """Keep what can be trusted, say how many hours that is, and write it as a training set.
 

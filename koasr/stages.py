@@ -21,7 +21,6 @@ from koasr.commit import commit_shard
 from koasr.decoder import Decoder
 from koasr.feeding import Times
 from koasr.limits import Limits
-from koasr.options import FloatType
 from koasr.pack_rows import (
     HEADER,
     header_of,
@@ -31,6 +30,7 @@ from koasr.pack_rows import (
     table_to_pack,
 )
 from koasr.packs import load_pack, plan_packs
+from koasr.precision import FloatType
 from koasr.readers import read_recordings
 from koasr.recognizer import Recognizer
 from koasr.retry import wanted
@@ -55,6 +55,14 @@ RECEIPT = pa.schema([*HEADER, *_COUNTS.items(), ("record", pa.string())])
 def is_elsewhere() -> bool:
     """Whether there is a Ray cluster to join. Starting one only to look would take seconds."""
     return bool(os.environ.get("RAY_ADDRESS")) or _RAY_ADDRESS_FILE.exists()
+
+
+def cluster_address() -> str:
+    """Of the Ray cluster there is to join; empty without one."""
+    try:
+        return os.environ.get("RAY_ADDRESS") or _RAY_ADDRESS_FILE.read_text().strip()
+    except FileNotFoundError:
+        return ""
 
 
 def guard_own_cluster() -> None:

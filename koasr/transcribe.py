@@ -27,8 +27,9 @@ from koasr.inventory import open_output
 from koasr.lease import Lease
 from koasr.ledger import Ledger, open_ledger
 from koasr.limits import Limits
-from koasr.options import Device, FloatType, Options, Precision
+from koasr.options import Options
 from koasr.planning import Todo, begin, find_todo
+from koasr.precision import Device, FloatType, Precision
 from koasr.progress import showing
 from koasr.retry import check_reasons, held_reasons, plan_retries
 from koasr.rows import SAMPLE_RATE, SCHEMA_VERSION

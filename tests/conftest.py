@@ -20,11 +20,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 _LONG = [
     f"test_{name}.py"
     for name in (
-        *("transcribe", "torture", "recognizer", "nightly", "s3_job", "stopping", "hostile"),
-        *("training_sets", "datasets", "select", "dagster"),
+        *("dagster", "transcribe", "hostile", "torture", "nightly", "recognizer", "s3_job"),
+        *("stopping", "submit", "protocol", "encoder", "recognize", "training_sets", "datasets"),
+        "select",
     )
 ]
-"""Files that take a minute and more. They come first, so that no process is left alone with one."""
+"""Files that take half a minute and more, the longest first, so that no process is left alone
+with one."""
 
 _NO_STORE = "no folder with extended attributes for Swift: set TMPDIR to one (ext4, xfs)"
 _bucket_numbers = itertools.count(1)
@@ -73,6 +75,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "s3_server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.s3)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call() -> None:
+    """Let tests share the processes that read Parquet, which are kept by their environment.
+
+    Pytest has the test's name in it, so each test would start one of its own: half a second.
+    """
+    os.environ.pop("PYTEST_CURRENT_TEST", None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

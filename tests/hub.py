@@ -65,7 +65,7 @@ def run_hub(model: str, root: Path) -> Iterator[tuple[str, list[str]]]:
     requests: list[str] = []
     handler = type("Handler", (_Handler,), {"model": model, "root": root, "requests": requests})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", requests

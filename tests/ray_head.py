@@ -26,12 +26,14 @@ class Head:
 
     Attributes:
         address: Of its job server.
+        cluster: What a driver joins, as RAY_ADDRESS.
         token: What it asks for.
         environment: Of whoever is to reach it; nothing of another Ray is in it.
         folder: Its logs and sockets.
     """
 
     address: str
+    cluster: str
     token: str
     environment: dict[str, str]
     folder: Path
@@ -93,7 +95,7 @@ def running_head(folder: Path, num_cpus: int = 2) -> Iterator[Head]:
             command, env=environment, stdout=log, stderr=log, start_new_session=True
         )
     address = f"http://127.0.0.1:{ports['dashboard-port']}"
-    head = Head(address, token, environment, folder)
+    head = Head(address, f"127.0.0.1:{ports['port']}", token, environment, folder)
     try:
         _wait_for(head, process)
         yield head

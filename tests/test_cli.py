@@ -34,9 +34,9 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "found"),
     [
         (["--bogus", "1"], "--bogus. See koasr transcribe --help."),
-        (["--max-reject-rat", "1"], "Did you mean --max-reject-rate?"),
-        (["--max-byte", "1"], "Did you mean --max-bytes?"),
-        (["--device", "tpu"], '"tpu" for --device. Choose from: "auto", "cpu", "cuda".'),
+        (["--max-reject-rat", "1"], "did you mean --max-reject-rate?"),
+        (["--max-byte", "1"], "did you mean --max-bytes?"),
+        (["--device", "tpu"], "--device: found 'tpu', wanted auto, cpu, cuda"),
         (["--max-reject-rate", "2"], '"2.0" for --max-reject-rate. Must be <= 1.'),
         (["--num-actors", "0"], "--num-actors. Must be >= 1."),
         (["--num-actors", "many"], 'unable to convert "many" into int'),
@@ -61,7 +61,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
 
 def test_a_missing_argument_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("transcribe", SPEECH, "--model", "x") == 2
-    assert "--output" in capsys.readouterr().err
+    assert "--output is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from transformers.activations import ACT2FN
 
 from koasr.checkpoint import open_checkpoint
 from koasr.model import AcousticModel, offset_and_scale
-from koasr.options import FloatType
+from koasr.precision import FloatType
 from koasr.shape import ACTIVATIONS, DEFAULTS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))

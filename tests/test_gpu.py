@@ -10,7 +10,7 @@ from checkpoints import tiny
 
 from koasr.checkpoint import open_checkpoint
 from koasr.model import GPU_BATCH_SECONDS, AcousticModel
-from koasr.options import FloatType
+from koasr.precision import FloatType
 from koasr.recognize import recognize, recognize_batches
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))

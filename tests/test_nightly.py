@@ -1,5 +1,6 @@
 """Night after night on one output: what changed, vanished, is tried again or forgotten."""
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,7 @@ class Night:
 
     def __init__(self, folder: Path, model: str) -> None:
         self.input, self.output = folder / "in", folder / "out"
-        self.input.mkdir()
+        self.input.mkdir(exist_ok=True)
         self._checkpoint = open_checkpoint(model)
 
     def run(self, command: Callable[..., int], source: Any, **options: Any) -> str:
@@ -61,47 +62,71 @@ class Night:
         return verify(str(self.output)) == 0
 
 
-@pytest.fixture
-def night(tmp_path: Path, model: str) -> Night:
-    """Two tars of two recordings, two loose files; nothing is done yet."""
-    night = Night(tmp_path, model)
+def fill(folder: Path) -> None:
+    """Two tars of two recordings, two loose files."""
     for name in ("a", "b"):
         members = [(f"{name}{i}.wav", encode(tone(1.0 + i), kind="WAV")) for i in range(2)]
-        write_tar(night.input / f"{name}.tar", members)
+        write_tar(folder / f"{name}.tar", members)
     for i in range(2):
-        (night.input / f"loose{i}.wav").write_bytes(encode(tone(1.5), kind="WAV"))
+        (folder / f"loose{i}.wav").write_bytes(encode(tone(1.5), kind="WAV"))
+
+
+@pytest.fixture
+def night(tmp_path: Path, model: str) -> Night:
+    """Nothing is done yet."""
+    night = Night(tmp_path, model)
+    fill(night.input)
     return night
 
 
-def test_what_changed_takes_the_place_of_its_old_version_and_nothing_else_is_done(
-    night: Night,
-) -> None:
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, model: str, ray_cluster: None) -> Path:
+    """A folder in which a first night is done, and a copy of all that it left."""
+    folder = tmp_path_factory.mktemp("done")
+    night = Night(folder, model)
+    fill(night.input)
     night.transcribe(date="2026-11-22")
-    before = night.rows()
-    write_tar(night.input / "a.tar", [("a9.wav", encode(tone(1.2), kind="WAV"))])
-    (night.input / "loose0.wav").write_bytes(encode(tone(0.7), kind="WAV"))
-    printed = night.transcribe(date="2026-11-23")
+    for name in ("in", "out"):
+        shutil.copytree(folder / name, folder / "kept" / name)
+    return folder
+
+
+@pytest.fixture
+def morning(done: Path, model: str) -> Night:
+    """After the first night, at the place where it was done: a copy elsewhere would be new."""
+    for name in ("in", "out"):
+        shutil.rmtree(done / name)
+        shutil.copytree(done / "kept" / name, done / name)
+    return Night(done, model)
+
+
+def test_what_changed_takes_the_place_of_its_old_version_and_nothing_else_is_done(
+    morning: Night,
+) -> None:
+    before = morning.rows()
+    write_tar(morning.input / "a.tar", [("a9.wav", encode(tone(1.2), kind="WAV"))])
+    (morning.input / "loose0.wav").write_bytes(encode(tone(0.7), kind="WAV"))
+    printed = morning.transcribe(date="2026-11-23")
     assert "to do: 1 and 1" in printed
-    assert night.names() == Counter(["a9.wav", "b0.wav", "b1.wav", "loose0.wav", "loose1.wav"])
+    assert morning.names() == Counter(["a9.wav", "b0.wav", "b1.wav", "loose0.wav", "loose1.wav"])
     kept = {"b0.wav", "b1.wav", "loose1.wav"}
-    after = {row["segment_id"]: row for row in night.rows()}
+    after = {row["segment_id"]: row for row in morning.rows()}
     for row in before:
         if (row["source_key"] or Path(row["source_uri"]).name) in kept:
             assert after[row["segment_id"]] == row
-    assert night.is_sound()
-    assert "nothing to do" in night.transcribe()
+    assert morning.is_sound()
+    assert "nothing to do" in morning.transcribe()
 
 
-def test_what_vanished_is_told_and_taken_out_only_when_asked(night: Night) -> None:
-    night.transcribe()
-    (night.input / "a.tar").unlink()
-    (night.input / "loose1.wav").unlink()
-    printed = night.transcribe()
+def test_what_vanished_is_told_and_taken_out_only_when_asked(morning: Night) -> None:
+    (morning.input / "a.tar").unlink()
+    (morning.input / "loose1.wav").unlink()
+    printed = morning.transcribe()
     assert "2 shards or files vanished" in printed
-    assert len(night.rows()) == 6
-    assert "took 2 vanished" in night.transcribe(prune=True)
-    assert night.names() == Counter(["b0.wav", "b1.wav", "loose0.wav"])
-    assert night.is_sound()
+    assert len(morning.rows()) == 6
+    assert "took 2 vanished" in morning.transcribe(prune=True)
+    assert morning.names() == Counter(["b0.wav", "b1.wav", "loose0.wav"])
+    assert morning.is_sound()
 
 
 def test_a_retry_moves_what_it_recovers_and_touches_nothing_else(night: Night) -> None:
@@ -122,21 +147,20 @@ def test_a_retry_moves_what_it_recovers_and_touches_nothing_else(night: Night) -
     assert "nothing to do" in night.transcribe()
 
 
-def test_what_is_forgotten_stays_out_of_later_nights(night: Night, tmp_path: Path) -> None:
-    night.transcribe()
-    ids = [r["recording_id"] for r in night.rows() if r["source_key"] == "a0.wav"]
-    ids += [r["recording_id"] for r in night.rows() if r["source_uri"].endswith("loose0.wav")]
+def test_what_is_forgotten_stays_out_of_later_nights(morning: Night, tmp_path: Path) -> None:
+    ids = [r["recording_id"] for r in morning.rows() if r["source_key"] == "a0.wav"]
+    ids += [r["recording_id"] for r in morning.rows() if r["source_uri"].endswith("loose0.wav")]
     (tmp_path / "ids.txt").write_text("\n".join(ids))
-    forget(str(night.output), ids=tmp_path / "ids.txt")
+    forget(str(morning.output), ids=tmp_path / "ids.txt")
     left = Counter(["a1.wav", "b0.wav", "b1.wav", "loose1.wav"])
-    assert night.names() == left
-    assert "nothing to do" in night.transcribe()
+    assert morning.names() == left
+    assert "nothing to do" in morning.transcribe()
     members = [(f"a{i}.wav", encode(tone(1.1), kind="WAV")) for i in range(2)]
-    write_tar(night.input / "a.tar", members)
-    (night.input / "loose0.wav").write_bytes(encode(tone(0.9), kind="WAV"))
-    night.transcribe()
-    assert night.names() == left
-    assert night.is_sound()
+    write_tar(morning.input / "a.tar", members)
+    (morning.input / "loose0.wav").write_bytes(encode(tone(0.9), kind="WAV"))
+    morning.transcribe()
+    assert morning.names() == left
+    assert morning.is_sound()
 
 
 def test_without_a_gpu_nothing_is_planned_that_only_a_gpu_could_do(night: Night) -> None:
@@ -157,12 +181,11 @@ def test_a_second_driver_says_who_is_at_it(night: Night) -> None:
 
 
 def test_a_finished_output_asks_for_no_cluster_and_no_model(
-    night: Night, monkeypatch: pytest.MonkeyPatch
+    morning: Night, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    night.transcribe()
 
     def refuse(*_: object) -> None:
         raise AssertionError("connected")
 
     monkeypatch.setattr("koasr.transcribe._connect", refuse)
-    assert "nothing to do" in night.transcribe()
+    assert "nothing to do" in morning.transcribe()

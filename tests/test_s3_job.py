@@ -19,6 +19,8 @@ import pytest
 import s3fs
 from s3 import S3Server
 
+from koasr.cli import main
+
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "examples" / "model"
 SPEECH = ROOT / "examples" / "speech"
@@ -122,19 +124,28 @@ def test_neither_credentials_nor_transcripts_reach_a_log(night: Night) -> None:
 
 
 @pytest.mark.timeout(280)
-def test_rejects_in_a_bucket_are_retried_and_all_commands_agree(night: Night) -> None:
+def test_rejects_in_a_bucket_are_retried_and_all_commands_agree(
+    night: Night, capsys: pytest.CaptureFixture[str]
+) -> None:
     def upkeep(*arguments: str) -> str:
-        command = [str(Path(sys.executable).with_name("koasr")), *arguments]
-        done = subprocess.run(
-            command, env=os.environ | night.environment, capture_output=True, text=True, timeout=240
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        printed = capsys.readouterr().out
+        assert ended.value.code == 0, printed
+        return printed
 
     assert "10 too_long" in upkeep("status", night.output)
-    model = ("--model", f"{night.bucket}/model", "--max-reject-rate", "0.25")
-    retried = upkeep("retry", night.output, *model, "--reason", "too_long")
-    assert "+ 5 rejected" in retried
+    retry = [str(Path(sys.executable).with_name("koasr")), "retry", night.output]
+    retry += ["--model", f"{night.bucket}/model", "--max-reject-rate", "0.25"]
+    done = subprocess.run(
+        [*retry, "--reason", "too_long"],
+        env=os.environ | night.environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "+ 5 rejected" in done.stdout
     found = json.loads(upkeep("status", night.output, "--json"))
     assert (found["recordings"], found["transcribed"], found["rejected"]) == (87, 82, 5)
     assert [run["state"] for run in found["runs"]] == ["finished", "finished"]

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -245,3 +247,12 @@ def test_every_panel_of_the_dashboard_shows_something(night: Night, prometheus: 
         assert "$" not in expression
         found = prometheus.range(expression, night.started_s)
         assert found or "ray_node_gpus" in expression, expression
+
+
+def test_doctor_says_that_the_cluster_can_be_joined(head: Head) -> None:
+    environment = head.environment | {"RAY_ADDRESS": head.cluster}
+    code = "from koasr.reach_checks import check_ray as c; f = c(); print(f.state, f.found)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    wanted = "1 nodes, 2 CPUs, 0 GPUs, Ray and Python as here; it asks for a token"
+    assert done.stdout == f"ok joined {head.cluster}: {wanted}\n", done.stderr
