@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from koasr.accuracy import show_alignment, worst_pairs
+from koasr.dates import check_date
 from koasr.evaluation import EVALUATED_COLUMNS, Evaluation, evaluate_transcripts
 from koasr.evaluation_plots import draw_plots
 from koasr.evaluation_tables import print_evaluation, printable
@@ -34,6 +35,7 @@ def evaluate(
     references: str | None = None,
     /,
     *,
+    date: str | None = None,
     by: tuple[str, ...] = (),
     model: str | None = None,
     confidence_level: Annotated[float, _level] = 0.95,
@@ -43,7 +45,7 @@ def evaluate(
     show: Annotated[int, _from_0] = 0,
     plots: str | None = None,
     normalizer: Annotated[Normalizer | None, Parameter(name="*", group=TEXTS)] = None,
-) -> None:
+) -> dict[str, Any]:
     """Compare transcripts with references: error rates, and what each confidence is worth.
 
     Rates are of all errors over all characters, never means of rates, with intervals from a
@@ -54,6 +56,7 @@ def evaluate(
         transcripts: Output of koasr transcribe, or Parquet files of its schema.
         references: JSONL manifest, .trn, .tsv, .csv, Parquet, .trans.txt or a folder of those, in
             UTF-8 or cp949; else what came along with the speech.
+        date: Only the rows of this date, YYYY-MM-DD.
         by: Column, or key of the metadata, for whose values to give rates too; may be repeated.
         model: The checkpoint, to say how many characters its vocabulary lacks.
         confidence_level: Share of the bootstrap's draws inside an interval.
@@ -64,18 +67,22 @@ def evaluate(
         plots: Folder for reliability.svg and risk_coverage.svg.
         normalizer: How texts are made comparable.
 
+    Returns:
+        All figures, as `json` has them.
+
     Raises:
         JobError: Nothing to compare, or something that was named cannot be read or written.
     """
+    date = date and check_date(date)
     for uri in filter(None, (json, worst)):
         check_file(uri)
     if plots is not None:
         check_folder(plots)
     columns = [*EVALUATED_COLUMNS, *(n for n in by if n in TRANSCRIPTS.names)]
     found = evaluate_transcripts(
-        read_transcripts(transcripts, list(dict.fromkeys(columns))),
+        read_transcripts(transcripts, list(dict.fromkeys(columns)), date),
         None if references is None else read_references(references),
-        read_rejects(transcripts),
+        read_rejects(transcripts, date),
         normalizer or Normalizer(),
         by=by,
         vocabulary=None if model is None else _read_vocabulary(model),
@@ -98,6 +105,7 @@ def evaluate(
     if plots is not None:
         for name, image in draw_plots(document).items():
             write_result(join(plots, name), image)
+    return document
 
 
 def _read_vocabulary(model: str) -> frozenset[str]:

@@ -244,6 +244,16 @@ def open_record(uri: str, footer: dict[bytes, bytes]) -> dict[str, Any]:
     return record
 
 
+def is_of_date(uri: str, date: str | None) -> bool:
+    """Whether an object lies in the partition of a date; None is every date.
+
+    Example:
+        >>> is_of_date("out/transcripts/date=2026-11-22/a.parquet", "2026-11-22")
+        True
+    """
+    return date is None or posixpath.basename(posixpath.dirname(uri)) == f"date={date}"
+
+
 def is_group(name: str) -> bool:
     """Whether this is the name of a group of loose files.
 

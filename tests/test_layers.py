@@ -9,6 +9,7 @@ import pytest
 
 FLOW = [
     "errors",
+    "dates",
     "help",
     "limits",
     "stopping",
