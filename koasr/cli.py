@@ -12,6 +12,7 @@ from koasr import __version__
 from koasr.ending import EXIT_INTERRUPTED
 from koasr.errors import JobError, Reason
 from koasr.help import ARGUMENTS, LIMITS, OPTIONS, HelpPage
+from koasr.job_file import read_job_file
 from koasr.limits import DEFAULT_LIMITS, Limits
 from koasr.options import Options
 from koasr.stopping import EXIT_STOPPED, Stopped
@@ -106,7 +107,18 @@ _COMMANDS = {
     Example: koasr forget s3://transcripts/zeroth-1b --ids withdrawn.txt
     """,
 }
-for place, (name, text) in enumerate(_COMMANDS.items(), start=2):
+_NIGHTLY = """Do a whole night: list, transcribe, verify, evaluate, report, tell.
+
+    Every step is recorded, and the same command does again what failed. Each key of the job file
+    is a flag (hours under [select] is --select.hours), and what is typed counts; --limits.… are
+    those of koasr transcribe. Exit codes too; 1 also where a later step failed.
+
+    Example: koasr nightly --job koasr.toml --date 2026-11-22 --dry-run
+    """
+app.command(
+    "koasr.nightly:nightly", name="nightly", help=_NIGHTLY, sort_key=2, config=read_job_file
+)
+for place, (name, text) in enumerate(_COMMANDS.items(), start=3):
     # By name, so that none is imported unless it is called: two bring torch.
     app.command(f"koasr.{name}:{name}", name=name, help=text, sort_key=place)
 

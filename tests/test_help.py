@@ -42,7 +42,7 @@ def test_the_commands_fit_a_screen_a_line_each(
     width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = read_help(capsys, monkeypatch, width)
-    assert len(lines) <= 26
+    assert len(lines) <= 30
     assert max(map(len, lines)) <= 80
     listed = [found[1] for line in lines if (found := re.match(r"  (\w+)  +[A-Z].*\.$", line))]
     assert listed[0] == "transcribe"

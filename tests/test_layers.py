@@ -20,6 +20,7 @@ FLOW = [
     "items",
     "storage",
     "writable",
+    "job_file",
     "threads",
     "stored",
     "manifests",
@@ -107,6 +108,14 @@ FLOW = [
     "selection",
     "orders",
     "select",
+    "estimate",
+    "notify",
+    "night_job",
+    "night_record",
+    "night_plan",
+    "night",
+    "night_steps",
+    "nightly",
 ]
 PACKAGE = Path(__file__).parent.parent / "koasr"
 

@@ -1,0 +1,148 @@
+"""One night as it goes on: its steps, what they came to, and how that is told."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+
+from koasr.ending import Ending, ending_of
+from koasr.errors import JobError
+from koasr.night_job import Job
+from koasr.night_record import NightRecord, StepName
+from koasr.rows import short_hash
+from koasr.stopping import Stopped
+from koasr.storage import join, list_files
+from koasr.summary import Summary, duration_text
+
+_log = logging.getLogger(__name__)
+
+
+class Skipped(Exception):
+    """There is nothing to do in a step, and this is why."""
+
+
+@dataclass
+class Night:
+    """One night as it goes on.
+
+    Attributes:
+        job: Of its date.
+        record: Of its date.
+        console: For the user.
+        runs: Summaries of what this call worked on, of this date.
+        ending: How its transcripts came to their end.
+        is_cut: Whether it was told to end at once.
+    """
+
+    job: Job
+    record: NightRecord
+    console: Console
+    runs: list[Summary] = field(default_factory=list)
+    ending: Ending = field(default_factory=Ending)
+    is_cut: bool = False
+
+    def say(self, line: str) -> None:
+        """A line for the user."""
+        self.console.print(f"koasr: {line}", highlight=False)
+
+    def committed(self) -> str:
+        """A hash of the objects of its date: what the later steps are done for."""
+        folder = join(self.record.output, "transcripts", f"date={self.record.date}")
+        return short_hash(*(f"{file.uri} {file.version}" for file in list_files(folder)))
+
+    def whole_ending(self) -> Ending:
+        """How it ended, with the steps that failed: that of the transcripts passes through."""
+        failed = [f"{n}: {s.reason}" for n, s in self.record.steps.items() if s.state == "failed"]
+        reason = "; ".join(dict.fromkeys([self.ending.reason, *failed])).removeprefix("; ")
+        if self.ending.exit_code or not failed:
+            return Ending(self.ending.state, self.ending.exit_code, reason)
+        return Ending("failed", 1, reason)
+
+    def told(self) -> dict[str, Any]:
+        """As the line for schedulers has it."""
+        whole = self.whole_ending()
+        place = {"date": self.record.date, "state": whole.state, "exit_code": whole.exit_code}
+        steps = {"steps": self.record.states(), "report": self.record.report}
+        return {**place, "reason": whole.reason, **steps}
+
+
+def run_step(
+    night: Night, name: StepName, work: Callable[[Night], dict[str, Any]], of: str = ""
+) -> bool:
+    """Do a step and note how it ended; a failure ends the step, not the night.
+
+    Args:
+        night: Of which it is a step.
+        name: Of the step.
+        work: Does it; gives what came out.
+        of: What it is done for; where that was done, nothing is.
+
+    Returns:
+        Whether it did not fail.
+    """
+    record = night.record
+    if record.is_done(name, of):
+        night.say(f"{name}: done before")
+        return True
+    record.begin(name, of)
+    try:
+        record.end(name, "done", found=work(night))
+    except Skipped as skipped:
+        record.end(name, "skipped", str(skipped))
+        night.say(f"{name}: skipped, {skipped}")
+    except (Stopped, KeyboardInterrupt) as error:
+        night.ending, night.is_cut = ending_of(error), _is_signal(error)
+        record.end(name, "stopped", night.ending.reason)
+        return False
+    except Exception as error:
+        if not isinstance(error, JobError):
+            _log.exception("%s failed", name)
+        record.end(name, "failed", ending_of(error).reason)
+        night.say(f"{name}: failed: {record.steps[name].reason}")
+        return False
+    return True
+
+
+def _is_signal(error: BaseException) -> bool:
+    """Whether whoever asks wants it over; a deadline leaves time for the page."""
+    return isinstance(error, KeyboardInterrupt) or str(error) == "SIGTERM"
+
+
+def ending_of_runs(runs: Sequence[Summary]) -> Ending:
+    """That of the worst; well where there was nothing to do."""
+    worst = max(runs, key=lambda run: run.exit_code, default=None)
+    return Ending(worst.state, worst.exit_code, worst.reason) if worst else Ending()
+
+
+def note_runs(night: Night) -> None:
+    """Keep in the record which runs made the night's rows, and what they came to."""
+    record, step = night.record, night.record.steps["transcribe"]
+    for run in night.runs:
+        if run.run_id not in record.run_ids:
+            record.run_ids.append(run.run_id)
+    names = ("shards", "recordings", "transcribed", "rejected", "segments")
+    found: dict[str, Any] = {name: sum(getattr(run, name) for run in night.runs) for name in names}
+    found["hours"] = round(sum(run.audio_s for run in night.runs) / 3600, 4)
+    record.end("transcribe", step.state, step.reason, found)
+
+
+def sentence(night: Night) -> str:
+    """How a night went, for a person."""
+    whole, record = night.whole_ending(), night.record
+    found = record.steps["transcribe"].found if "transcribe" in record.steps else {}
+    parts = [f"koasr, night {record.date}: {whole.state}"]
+    if whole.reason:
+        parts.append(whole.reason)
+    if found.get("recordings"):
+        hours = duration_text(found["hours"] * 3600)
+        parts.append(
+            f"{found['transcribed']:,} recordings ({hours}) transcribed,"
+            f" {found['rejected']:,} rejected"
+        )
+    elif whole.state == "done":
+        parts.append("nothing new")
+    if record.report:
+        parts.append(f"page: {record.report}")
+    return "; ".join(parts)

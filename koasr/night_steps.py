@@ -1,0 +1,157 @@
+"""The steps of one night: each does its work, or says why there is none, and what came out."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from koasr.checkpoint import Checkpoint
+from koasr.ending import Ending
+from koasr.errors import JobError
+from koasr.estimate import cost_text, estimate, pace_text, work_text
+from koasr.evaluate import evaluate
+from koasr.night import Night, Skipped, ending_of_runs, note_runs, run_step, sentence
+from koasr.night_record import NightRecord
+from koasr.notify import check_webhook, post, write
+from koasr.report import write_report
+from koasr.select import select
+from koasr.storage import absolute, join, read_bytes
+from koasr.summary import Summary
+from koasr.telling import Call
+from koasr.transcribe import check_stores, transcribe
+from koasr.verify import verify
+
+
+def list_new(night: Night) -> dict[str, Any]:
+    """Say what there is to do, and how long it may take."""
+    job = night.job
+    found = estimate(
+        job.inputs, job.output, night.record.date, job.limits, job.transcribe.num_actors
+    )
+    night.say(f"to do: {work_text(found)}")
+    if found.shards + found.files:
+        night.say(f"may take {cost_text(found)}; {pace_text(found)}")
+    sizes = {"size_bytes": found.size_bytes, "estimated_audio_s": round(found.audio_s, 1)}
+    return {"shards": found.shards, "files": found.files, **sizes}
+
+
+def transcribe_new(
+    night: Night, open_checkpoint: Callable[[], Checkpoint], summaries: list[Summary]
+) -> None:
+    """Transcribe, and note the ending.
+
+    Args:
+        night: Its ending is filled in.
+        open_checkpoint: Opens the model.
+        summaries: Get one of each run, of other dates too: an unfinished one is gone on with first.
+    """
+    job, record = night.job, night.record
+
+    def work(_: Night) -> dict[str, Any]:
+        check_stores([*job.inputs, job.output, job.model])
+        options, limits = job.transcribe, job.limits
+        checkpoint = open_checkpoint()
+        transcribe(
+            list(job.inputs), job.output, checkpoint, options, limits, night.console, summaries
+        )
+        return {}
+
+    is_well = run_step(night, "transcribe", work)
+    night.runs = [summary for summary in summaries if summary.date == record.date]
+    step = record.steps["transcribe"]
+    if not is_well and step.state == "failed":
+        code = 2 if _was_usage(summaries, step.reason) else 1
+        night.ending = Ending("failed", code, f"transcribe: {step.reason}")
+    elif is_well:
+        night.ending = ending_of_runs(night.runs)
+    note_runs(night)
+
+
+def _was_usage(summaries: Sequence[Summary], reason: str) -> bool:
+    return not summaries and reason.startswith("--")
+
+
+def verify_rows(night: Night) -> dict[str, Any]:
+    """Count again what the objects of this date hold."""
+    record = night.record
+    if verify(record.output, date=record.date):
+        command = f"koasr verify {record.output} --date {record.date}"
+        raise JobError(f"what is there differs from what was noted: see {command}")
+    return {"differences": 0}
+
+
+def evaluate_rows(night: Night) -> dict[str, Any]:
+    """Compare the rows of this date with references, for the morning page."""
+    asked, record = night.job.evaluate, night.record
+    if asked.references is None and not _came_with_references(record):
+        raise Skipped("no references")
+    figures = evaluate(
+        record.output,
+        asked.references,
+        date=record.date,
+        by=asked.by,
+        json=join(_newest_run(record), "evaluation.json"),
+        normalizer=asked.normalizer,
+    )
+    rates = {name: rate["value"] for name, rate in figures["rates"].items()}
+    return {"recordings": figures["counts"]["recordings"], **rates}
+
+
+def _newest_run(record: NightRecord) -> str:
+    if not record.run_ids:
+        raise Skipped("no run has transcribed anything on this date")
+    return join(record.output, "_koasr", "runs", record.run_ids[-1])
+
+
+def _came_with_references(record: NightRecord) -> bool:
+    folders = [join(record.output, "_koasr", "runs", run_id) for run_id in record.run_ids]
+    summaries = [json.loads(read_bytes(join(folder, "summary.json"))) for folder in folders]
+    return any(summary["errors"]["ref_chars"] for summary in summaries)
+
+
+def select_rows(night: Night) -> dict[str, Any]:
+    """Write the night's pseudo-labels."""
+    asked, record = night.job.select, night.record
+    if asked is None:
+        raise Skipped("not asked for")
+    _newest_run(record)
+    return select(
+        record.output,
+        date=record.date,
+        order=asked.order,
+        calibration=asked.calibration,
+        filters=asked.filters,
+        to=asked.to,
+        out=asked.out,
+        trim=asked.trim,
+        limits=night.job.limits,
+    )
+
+
+def write_page(night: Night) -> dict[str, Any]:
+    """Write the morning page of the night's newest run."""
+    record = night.record
+    run_id = _newest_run(record).rsplit("/", 1)[-1]
+    record.report = write_report(
+        record.output, run_id, gpu_hour_price=night.job.report.gpu_hour_price
+    )
+    return {"report": record.report}
+
+
+def notify_of(night: Night, wall_s: float) -> dict[str, Any]:
+    """Tell the webhook and the file."""
+    asked, record = night.job.notify, night.record
+    if not asked.webhook and not asked.file:
+        raise Skipped("nobody to tell")
+    told = night.told()
+    told["steps"].pop("notify", None)
+    whole = night.whole_ending()
+    call = Call(record.output, list(night.runs), whole, [told])
+    document, text = call.to_json(wall_s), sentence(night)
+    found = {}
+    if asked.file:
+        write(asked.file, document, text)
+        found["file"] = absolute(asked.file)
+    if asked.webhook:
+        post(asked.webhook, document, text, **({"attempts": 1} if night.is_cut else {}))
+        found["webhook"] = check_webhook(asked.webhook)
+    return found
