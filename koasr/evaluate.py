@@ -4,6 +4,7 @@ import csv
 import io
 import json as json_format
 import math
+from dataclasses import replace
 from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
@@ -45,7 +46,7 @@ def evaluate(
     show: Annotated[int, _from_0] = 0,
     plots: str | None = None,
     normalizer: Annotated[Normalizer | None, Parameter(name="*", group=TEXTS)] = None,
-) -> dict[str, Any]:
+) -> None:
     """Compare transcripts with references: error rates, and what each confidence is worth.
 
     Rates are of all errors over all characters, never means of rates, with intervals from a
@@ -67,9 +68,6 @@ def evaluate(
         plots: Folder for reliability.svg and risk_coverage.svg.
         normalizer: How texts are made comparable.
 
-    Returns:
-        All figures, as `json` has them.
-
     Raises:
         JobError: Nothing to compare, or something that was named cannot be read or written.
     """
@@ -78,18 +76,17 @@ def evaluate(
         check_file(uri)
     if plots is not None:
         check_folder(plots)
-    columns = [*EVALUATED_COLUMNS, *(n for n in by if n in TRANSCRIPTS.names)]
-    found = evaluate_transcripts(
-        read_transcripts(transcripts, list(dict.fromkeys(columns)), date),
-        None if references is None else read_references(references),
-        read_rejects(transcripts, date),
+    found = measure(
+        transcripts,
+        references,
         normalizer or Normalizer(),
+        date=date,
         by=by,
         vocabulary=None if model is None else _read_vocabulary(model),
         confidence_level=confidence_level,
         wrong_above=wrong_above,
     )
-    document = {"transcripts": transcripts, "references": references} | found.document
+    document = found.document
     console = Console(width=100)
     print_evaluation(document, console)
     listed = [_worst_row(found, index) for index in worst_pairs(found.counted, NUM_WORST)]
@@ -98,14 +95,52 @@ def evaluate(
         rate = f"CER {cer}" if cer != _NO_RATE else f"{errors} characters, the reference is empty"
         console.print(Text(f"\n{name}  {rate}\n{alignment}"), soft_wrap=True)
     if json is not None:
-        text = json_format.dumps(_without_nan(document), ensure_ascii=False, indent=2)
-        write_result(json, text.encode())
+        write_result(json, to_json(document))
     if worst is not None:
         write_result(worst, _to_tsv(listed))
     if plots is not None:
         for name, image in draw_plots(document).items():
             write_result(join(plots, name), image)
-    return document
+
+
+def measure(
+    transcripts: str,
+    references: str | None,
+    normalizer: Normalizer,
+    *,
+    date: str | None = None,
+    by: tuple[str, ...] = (),
+    **options: Any,
+) -> Evaluation:
+    """Read transcripts and references, and hold them against each other.
+
+    Args:
+        transcripts: As of `evaluate`, as are those below.
+        references: None for what came along with the speech.
+        normalizer: Applied to both sides.
+        date: Only its rows.
+        by: For whose values rates are given too.
+        options: Of `evaluate_transcripts`.
+
+    Raises:
+        JobError: Nothing to compare, or something cannot be read.
+    """
+    columns = [*EVALUATED_COLUMNS, *(n for n in by if n in TRANSCRIPTS.names)]
+    found = evaluate_transcripts(
+        read_transcripts(transcripts, list(dict.fromkeys(columns)), date),
+        None if references is None else read_references(references),
+        read_rejects(transcripts, date),
+        normalizer,
+        by=by,
+        **options,
+    )
+    place = {"transcripts": transcripts, "references": references}
+    return replace(found, document=place | found.document)
+
+
+def to_json(document: dict[str, Any]) -> bytes:
+    """All figures of an evaluation, as `koasr evaluate --json` writes them."""
+    return json_format.dumps(_without_nan(document), ensure_ascii=False, indent=2).encode()
 
 
 def _read_vocabulary(model: str) -> frozenset[str]:

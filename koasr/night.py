@@ -1,7 +1,7 @@
 """One night as it goes on: its steps, what they came to, and how that is told."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from koasr.night_job import Job
 from koasr.night_record import NightRecord, StepName
 from koasr.rows import short_hash
 from koasr.stopping import Stopped
-from koasr.storage import join, list_files
+from koasr.storage import job_errors, join, list_files
 from koasr.summary import Summary, duration_text
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,8 @@ class Night:
     def committed(self) -> str:
         """A hash of the objects of its date: what the later steps are done for."""
         folder = join(self.record.output, "transcripts", f"date={self.record.date}")
-        return short_hash(*(f"{file.uri} {file.version}" for file in list_files(folder)))
+        with job_errors(folder):
+            return short_hash(*(f"{file.uri} {file.version}" for file in list_files(folder)))
 
     def whole_ending(self) -> Ending:
         """How it ended, with the steps that failed: that of the transcripts passes through."""
@@ -128,21 +129,36 @@ def note_runs(night: Night) -> None:
     record.end("transcribe", step.state, step.reason, found)
 
 
+def found_text(name: StepName, found: Mapping[str, Any]) -> str:
+    """What came out of a step, for a person."""
+    if not found:
+        return ""
+    if name == "list":
+        return f"{found['shards']:,} shards, {found['files']:,} loose files"
+    if name == "transcribe":
+        if not found["recordings"]:
+            return "nothing new"
+        hours = duration_text(found["hours"] * 3600)
+        done, rejected = found["transcribed"], found["rejected"]
+        return f"{done:,} recordings ({hours}) transcribed, {rejected:,} rejected"
+    if name == "verify":
+        return "no differences"
+    if name == "evaluate":
+        rates = [f"{n.upper()} {found[n]:.2%}" for n in ("cer", "wer") if found[n] is not None]
+        return ", ".join([*rates, f"{found['recordings']:,} recordings"])
+    if name == "select":
+        return f"{found['segments']:,} segments, {found['hours']:,.2f} h"
+    return ", ".join(str(value) for value in found.values())
+
+
 def sentence(night: Night) -> str:
     """How a night went, for a person."""
     whole, record = night.whole_ending(), night.record
-    found = record.steps["transcribe"].found if "transcribe" in record.steps else {}
     parts = [f"koasr, night {record.date}: {whole.state}"]
     if whole.reason:
         parts.append(whole.reason)
-    if found.get("recordings"):
-        hours = duration_text(found["hours"] * 3600)
-        parts.append(
-            f"{found['transcribed']:,} recordings ({hours}) transcribed,"
-            f" {found['rejected']:,} rejected"
-        )
-    elif whole.state == "done":
-        parts.append("nothing new")
+    if step := record.steps.get("transcribe"):
+        parts.append(found_text("transcribe", step.found))
     if record.report:
         parts.append(f"page: {record.report}")
-    return "; ".join(parts)
+    return "; ".join(filter(None, parts))

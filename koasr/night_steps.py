@@ -8,13 +8,13 @@ from koasr.checkpoint import Checkpoint
 from koasr.ending import Ending
 from koasr.errors import JobError
 from koasr.estimate import cost_text, estimate, pace_text, work_text
-from koasr.evaluate import evaluate
+from koasr.evaluate import measure, to_json
 from koasr.night import Night, Skipped, ending_of_runs, note_runs, run_step, sentence
 from koasr.night_record import NightRecord
 from koasr.notify import check_webhook, post, write
 from koasr.report import write_report
 from koasr.select import select
-from koasr.storage import absolute, join, read_bytes
+from koasr.storage import absolute, join, read_bytes, write_result
 from koasr.summary import Summary
 from koasr.telling import Call
 from koasr.transcribe import check_stores, transcribe
@@ -29,7 +29,8 @@ def list_new(night: Night) -> dict[str, Any]:
     )
     night.say(f"to do: {work_text(found)}")
     if found.shards + found.files:
-        night.say(f"may take {cost_text(found)}; {pace_text(found)}")
+        took = "" if found.wall_s is None else f"may take {cost_text(found)}; "
+        night.say(f"{took}{pace_text(found)}")
     sizes = {"size_bytes": found.size_bytes, "estimated_audio_s": round(found.audio_s, 1)}
     return {"shards": found.shards, "files": found.files, **sizes}
 
@@ -84,16 +85,14 @@ def evaluate_rows(night: Night) -> dict[str, Any]:
     asked, record = night.job.evaluate, night.record
     if asked.references is None and not _came_with_references(record):
         raise Skipped("no references")
-    figures = evaluate(
-        record.output,
-        asked.references,
-        date=record.date,
-        by=asked.by,
-        json=join(_newest_run(record), "evaluation.json"),
-        normalizer=asked.normalizer,
+    place = join(_newest_run(record), "evaluation.json")
+    found = measure(
+        record.output, asked.references, asked.normalizer, date=record.date, by=asked.by
     )
-    rates = {name: rate["value"] for name, rate in figures["rates"].items()}
-    return {"recordings": figures["counts"]["recordings"], **rates}
+    write_result(place, to_json(found.document))
+    rates = found.document["rates"]
+    figures = {name: rates[name]["value"] for name in ("cer", "wer")}
+    return {"recordings": found.document["counts"]["recordings"], **figures}
 
 
 def _newest_run(record: NightRecord) -> str:

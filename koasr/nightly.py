@@ -20,7 +20,7 @@ from koasr.ending import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TOO_MANY_REJECTS, End
 from koasr.errors import JobError
 from koasr.job_file import USUAL
 from koasr.limits import DEFAULT_LIMITS, Limits
-from koasr.night import Night, ending_of_runs, note_runs, run_step
+from koasr.night import Night, ending_of_runs, found_text, note_runs, run_step
 from koasr.night_job import (
     DEFAULT_EVALUATE,
     DEFAULT_NOTIFY,
@@ -230,12 +230,7 @@ def _print_night(night: Night, wall_s: float) -> None:
     table = Table(title=title, title_justify="left", show_header=False)
     for name in STEPS:
         if step := record.steps.get(name):
-            told = step.reason or ", ".join(f"{_value(v)} {k}" for k, v in step.found.items())
-            table.add_row(name, step.state, Text(told))
+            told = step.reason or found_text(name, step.found)
+            # A URI is to be copied: folded it would not be one.
+            table.add_row(name, step.state, Text(told, overflow="fold"))
     night.console.print(table)
-
-
-def _value(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
