@@ -106,6 +106,13 @@ FLOW = [
     "selection",
     "orders",
     "select",
+    "report_run",
+    "report_samples",
+    "report_audio",
+    "report_charts",
+    "report_errors",
+    "report_words",
+    "report",
 ]
 PACKAGE = Path(__file__).parent.parent / "koasr"
 
