@@ -72,6 +72,13 @@ _COMMANDS = {
 
     Example: koasr select OUT --max-expected-cer 0.05 --to hf --out s3://sets/one
     """,
+    "report": """Write the page of a run: what happened, and what to listen to.
+
+    One file that needs no network: figures in words, charts, rejects with examples, and the least
+    confident, typical and random segments with their sound. It holds speech and texts of people.
+
+    Example: koasr report s3://transcripts/zeroth-1b --gpu-hour-price 2.5
+    """,
     "export": """Write subtitles, words with their times, lines or JSON.
 
     One file a recording, named after it; what is already there under that name is replaced.

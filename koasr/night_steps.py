@@ -130,8 +130,13 @@ def write_page(night: Night) -> dict[str, Any]:
     """Write the morning page of the night's newest run."""
     record = night.record
     run_id = _newest_run(record).rsplit("/", 1)[-1]
+    asked = night.job.report
     record.report = write_report(
-        record.output, run_id, gpu_hour_price=night.job.report.gpu_hour_price
+        record.output,
+        run_id,
+        gpu_hour_price=asked.gpu_hour_price,
+        currency=asked.currency,
+        limits=night.job.limits,
     )
     return {"report": record.report}
 

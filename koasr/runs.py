@@ -6,13 +6,14 @@ import json
 import posixpath
 import re
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from koasr.errors import JobError
@@ -285,10 +286,15 @@ def write_plan(run: Run, shards: Iterable[Shard]) -> None:
     write_bytes(join(run.folder, "plan.parquet"), to_parquet(table))
 
 
-def read_plan(run: Run) -> dict[str, Shard]:
-    """Shard name → shard, as planned."""
+def read_plan(run: Run, names: Collection[str] | None = None) -> dict[str, Shard]:
+    """Shard name → shard, as planned; of all, or of those of the given names."""
     plan = {}
-    for row in read_table(join(run.folder, "plan.parquet")).to_pylist():
+    table = read_table(join(run.folder, "plan.parquet"))
+    if names is not None:
+        table = table.filter(
+            pc.is_in(table["name"], value_set=pa.array(sorted(names), pa.string()))
+        )
+    for row in table.to_pylist():
         name = row.pop("name")
         plan[name] = Shard(**{**row, "files": tuple(StoredFile(**f) for f in row["files"])})
     return plan
