@@ -114,7 +114,7 @@ _COMMANDS = {
     Example: koasr forget s3://transcripts/zeroth-1b --ids withdrawn.txt
     """,
 }
-_NIGHTLY = """Do a whole night: list, transcribe, verify, evaluate, report, tell.
+_NIGHTLY = """Do a whole night: transcribe, verify, evaluate, report, tell.
 
     Every step is recorded, and the same command does again what failed. Each key of the job file
     is a flag (hours under [select] is --select.hours), and what is typed counts; --limits.… are

@@ -1,7 +1,9 @@
 """One night as it goes on: its steps, what they came to, and how that is told."""
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +15,7 @@ from koasr.night_job import Job
 from koasr.night_record import NightRecord, StepName
 from koasr.rows import short_hash
 from koasr.stopping import Stopped
-from koasr.storage import job_errors, join, list_files
+from koasr.storage import job_errors, join, list_files, read_bytes
 from koasr.summary import Summary, duration_text
 
 _log = logging.getLogger(__name__)
@@ -123,10 +125,20 @@ def note_runs(night: Night) -> None:
     for run in night.runs:
         if run.run_id not in record.run_ids:
             record.run_ids.append(run.run_id)
-    names = ("shards", "recordings", "transcribed", "rejected", "segments")
-    found: dict[str, Any] = {name: sum(getattr(run, name) for run in night.runs) for name in names}
-    found["hours"] = round(sum(run.audio_s for run in night.runs) / 3600, 4)
+    told = read_summaries(record) | {run.run_id: run.to_json() for run in night.runs}
+    names = ("shards", "recordings", "transcribed", "rejected", "segments", "hours")
+    found = {name: sum(summary[name] for summary in told.values()) for name in names}
     record.end("transcribe", step.state, step.reason, found)
+
+
+def read_summaries(record: NightRecord) -> dict[str, dict[str, Any]]:
+    """run_id → summary of each run of a night; of one that was killed there is none."""
+    found = {}
+    for run_id in record.run_ids:
+        place = join(record.output, "_koasr", "runs", run_id, "summary.json")
+        with suppress(FileNotFoundError, ValueError):
+            found[run_id] = dict(json.loads(read_bytes(place)))
+    return found
 
 
 def found_text(name: StepName, found: Mapping[str, Any]) -> str:

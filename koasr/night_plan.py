@@ -3,12 +3,12 @@
 from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from koasr.estimate import cost_text, estimate, pace_text, work_text
 from koasr.night_job import Job
 from koasr.night_record import STEPS, open_night
+from koasr.storage import absolute
 
 
 def print_plan(job: Job, date: str, console: Console) -> None:
@@ -32,7 +32,6 @@ def print_plan(job: Job, date: str, console: Console) -> None:
     rows["steps"] = ", ".join(steps)
     done = [name for name, state in record.states().items() if state == "done"]
     rows["done before"] = ", ".join(done) or "nothing"
-    table = Table(title=f"night {date} (dry run)", title_justify="left", show_header=False)
+    console.print(f"koasr: night {date} would be, into {absolute(job.output)}:", highlight=False)
     for name, value in rows.items():
-        table.add_row(name, Text(value))
-    console.print(table)
+        console.print(Text(f"  {name:<14}{value}"))

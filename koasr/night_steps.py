@@ -1,6 +1,5 @@
 """The steps of one night: each does its work, or says why there is none, and what came out."""
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,12 +8,20 @@ from koasr.ending import Ending
 from koasr.errors import JobError
 from koasr.estimate import cost_text, estimate, pace_text, work_text
 from koasr.evaluate import measure, to_json
-from koasr.night import Night, Skipped, ending_of_runs, note_runs, run_step, sentence
+from koasr.night import (
+    Night,
+    Skipped,
+    ending_of_runs,
+    note_runs,
+    read_summaries,
+    run_step,
+    sentence,
+)
 from koasr.night_record import NightRecord
 from koasr.notify import check_webhook, post, write
 from koasr.report import write_report
 from koasr.select import select
-from koasr.storage import absolute, join, read_bytes, write_result
+from koasr.storage import absolute, join, write_result
 from koasr.summary import Summary
 from koasr.telling import Call
 from koasr.transcribe import check_stores, transcribe
@@ -102,9 +109,7 @@ def _newest_run(record: NightRecord) -> str:
 
 
 def _came_with_references(record: NightRecord) -> bool:
-    folders = [join(record.output, "_koasr", "runs", run_id) for run_id in record.run_ids]
-    summaries = [json.loads(read_bytes(join(folder, "summary.json"))) for folder in folders]
-    return any(summary["errors"]["ref_chars"] for summary in summaries)
+    return any(found["errors"]["ref_chars"] for found in read_summaries(record).values())
 
 
 def select_rows(night: Night) -> dict[str, Any]:

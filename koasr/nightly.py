@@ -11,7 +11,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from koasr.checkpoint import Checkpoint
@@ -226,11 +225,9 @@ def _wrap_up(night: Night, started_s: float, call: Call) -> None:
 
 def _print_night(night: Night, wall_s: float) -> None:
     whole, record = night.whole_ending(), night.record
-    title = f"night {record.date}: {whole.state} after {duration_text(wall_s)}"
-    table = Table(title=title, title_justify="left", show_header=False)
+    night.say(f"night {record.date}: {whole.state} after {duration_text(wall_s)}")
     for name in STEPS:
         if step := record.steps.get(name):
             told = step.reason or found_text(name, step.found)
-            # A URI is to be copied: folded it would not be one.
-            table.add_row(name, step.state, Text(told, overflow="fold"))
-    night.console.print(table)
+            # No table: it would fold a URI, which is to be copied.
+            night.console.print(Text(f"  {name:<12}{step.state:<9}{told}".rstrip()))
