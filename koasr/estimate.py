@@ -48,7 +48,8 @@ class Pace:
 
     Attributes:
         runs: Names of those it is from, the newest first.
-        rtfx: Seconds of audio per second and actor; 0 if nothing is known.
+        rtfx: Seconds of audio per second and actor, once it is at work; 0 if nothing is known.
+        start_s: Seconds of the newest before its first pack.
         num_actors: Of the newest.
         device: Of the newest.
         bytes_per_s: Stored bytes of a second of audio; 0 if nothing is known.
@@ -56,6 +57,7 @@ class Pace:
 
     runs: tuple[str, ...] = ()
     rtfx: float = 0.0
+    start_s: float = 0.0
     num_actors: int = 0
     device: str = ""
     bytes_per_s: float = 0.0
@@ -88,7 +90,7 @@ class Estimate:
         """Seconds that it may take; None if nothing is known."""
         if not self.pace.rtfx or not self.num_actors:
             return None
-        return self.audio_s / self.pace.rtfx / self.num_actors
+        return self.pace.start_s + self.audio_s / self.pace.rtfx / self.num_actors
 
 
 def estimate(
@@ -174,13 +176,14 @@ def read_pace(output: str) -> Pace:
     told = [found for found in read_summaries(output) if _has_worked(found)][:_NUM_RUNS]
     if not told:
         return Pace()
-    worked_s = sum(run["wall_s"] * run["feeding"]["num_actors"] for run in told)
+    worked_s = sum(_worked_s(run) * run["feeding"]["num_actors"] for run in told)
     sizes = concurrently(partial(_plan_bytes, output), told, "plans read")
     sized = [(size, run["audio_s"]) for size, run in zip(sizes, told, strict=True) if size]
     audio_s = sum(seconds for _, seconds in sized)
     return Pace(
         runs=tuple(run["run_id"] for run in told),
         rtfx=sum(run["session_audio_s"] for run in told) / worked_s,
+        start_s=told[0]["feeding"]["start_s"],
         num_actors=told[0]["feeding"]["num_actors"],
         device=told[0]["feeding"]["device"],
         bytes_per_s=sum(size for size, _ in sized) / audio_s if audio_s else 0.0,
@@ -189,8 +192,13 @@ def read_pace(output: str) -> Pace:
 
 def _has_worked(summary: Mapping[str, Any]) -> bool:
     feeding = summary.get("feeding") or {}
-    has_time = summary.get("wall_s", 0) > 0 and feeding.get("num_actors", 0) > 0
-    return bool(has_time and summary.get("session_audio_s", 0) > 0)
+    is_sound = feeding.get("num_actors", 0) > 0 and _worked_s(summary) > 0
+    return bool(is_sound and summary.get("session_audio_s", 0) > 0)
+
+
+def _worked_s(summary: Mapping[str, Any]) -> float:
+    """Seconds of a session from its first pack on."""
+    return float(summary["wall_s"] - summary["feeding"]["start_s"])
 
 
 def _plan_bytes(output: str, summary: Mapping[str, Any]) -> int:
@@ -222,7 +230,10 @@ def pace_text(found: Estimate) -> str:
     others = f" and {len(pace.runs) - 1} before it" if len(pace.runs) > 1 else ""
     size = f", {pace.bytes_per_s / 1e3:,.1f} kB a second" if pace.bytes_per_s else ""
     what = "GPU" if pace.device == "cuda" else "CPU actor"
-    return f"{rate_text(pace.rtfx)} real time a {what}{size}, by run {pace.runs[0]}{others}"
+    start = (
+        f"{duration_text(pace.start_s)} to start, then {rate_text(pace.rtfx)} real time a {what}"
+    )
+    return f"{start}{size}, by run {pace.runs[0]}{others}"
 
 
 def cost_text(found: Estimate) -> str:

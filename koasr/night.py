@@ -55,6 +55,13 @@ class Night:
         with job_errors(folder):
             return short_hash(*(f"{file.uri} {file.version}" for file in list_files(folder)))
 
+    def leave_out(self, name: StepName) -> None:
+        """Note that a step is not done now; what was done before stays done."""
+        held = self.record.steps.get(name)
+        if held is None or held.state != "done":
+            ended = f"the night {self.ending.state}"
+            self.record.end(name, "skipped", "the night was told to end" if self.is_cut else ended)
+
     def whole_ending(self) -> Ending:
         """How it ended, with the steps that failed: that of the transcripts passes through."""
         failed = [f"{n}: {s.reason}" for n, s in self.record.steps.items() if s.state == "failed"]

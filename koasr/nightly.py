@@ -203,16 +203,16 @@ def _wrap_up(night: Night, started_s: float, call: Call) -> None:
         "select": (select_rows, short_hash(committed, repr(job.select))),
     }
     for name, (work, of) in rows.items():
-        if is_done and night.ending.state == "done":
+        if night.ending.state == "done":
             run_step(night, name, work, of)
-        elif record.steps.get(name) is None or record.steps[name].state != "done":
-            record.end(name, "skipped", f"the transcripts are {night.ending.state}")
-    if not night.is_cut and record.run_ids:
+        else:
+            night.leave_out(name)
+    if night.is_cut:
+        night.leave_out("report")
+    else:
         evaluated = record.steps["evaluate"]
         page_of = (committed, repr(job.report), evaluated.state, evaluated.of)
         run_step(night, "report", write_page, short_hash(*page_of) if is_done else "")
-    elif "report" not in record.steps or not record.run_ids:
-        record.end("report", "skipped", "no run has transcribed anything on this date")
     whole = night.whole_ending()
     told_of = (committed, repr(whole), repr(job.notify), record.report or "")
     if whole.exit_code != EXIT_INTERRUPTED:
