@@ -52,6 +52,12 @@
       if (seconds !== undefined) audio.currentTime = seconds;
       audio.play().catch(() => { time.textContent = "cannot play"; });
     }
+    range.addEventListener("keydown", (event) => {
+      const turn = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!turn) return;
+      audio.currentTime = Math.min(Math.max(audio.currentTime + turn / 2, 0), Number(range.max));
+      event.preventDefault();
+    });
     button.addEventListener("click", () => (audio.paused ? from() : audio.pause()));
     range.addEventListener("input", () => { audio.currentTime = Number(range.value); draw(); });
     for (const word of words) {
@@ -59,7 +65,10 @@
       word.addEventListener("click", () => from(Math.max(Number(word.dataset.at) - 0.08, 0)));
     }
     for (const event of ["play", "pause", "ended"]) audio.addEventListener(event, turn);
-    audio.addEventListener("seeked", draw);
+    audio.addEventListener("seeked", () => {
+      draw();
+      range.setAttribute("aria-valuetext", `${audio.currentTime.toFixed(1)} of ${range.max} seconds`);
+    });
     return { audio };
   }
 

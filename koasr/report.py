@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import unicodedata
-from dataclasses import asdict
 from importlib import resources
 from typing import Annotated, Any
 
@@ -14,7 +13,6 @@ from markupsafe import Markup
 from rich.console import Console
 
 from koasr import __version__
-from koasr.errors import JobError
 from koasr.help import LIMITS
 from koasr.limits import DEFAULT_LIMITS, Limits
 from koasr.report_audio import MAX_CLIP_S, Sound, cut_sounds
@@ -37,13 +35,15 @@ from koasr.report_words import (
     say_start,
     say_state,
     say_yield,
+    split_time,
 )
-from koasr.storage import absolute, job_errors, join, write_result
+from koasr.storage import absolute, job_errors, write_result
 from koasr.summary import duration_text, rate_text
 from koasr.writable import check_file
 
-REPORT = "report.html"
 _NUM_NIGHTS = 7
+_MAX_FIND = 2_000
+"""Characters of a row that are searched."""
 _from_0 = Parameter(validator=validators.Number(gte=0))
 
 
@@ -136,8 +136,8 @@ def write_report(
             "samples": [_listed(sample, sounds) for sample in listed],
             "with_audio": max_audio_mb is not None,
         }
-    uri = absolute(out) if out is not None else join(reported.run.folder, REPORT)
-    write_result(uri, render(page).encode())
+    uri = absolute(out) if out is not None else reported.run.page
+    write_result(uri, render(page).encode("utf-8", "replace"))
     return uri
 
 
@@ -171,6 +171,7 @@ def _figures(reported: ReportedRun, segments: Segments) -> dict[str, Any]:
         "lead": say_lead(summary),
         "rejects_said": say_rejects(summary),
         "bound": say_bound(summary),
+        "times": split_time(summary),
         "drift": say_drift(summary, before),
         "confidence_said": told,
         "durations_said": say_durations(segments),
@@ -209,6 +210,8 @@ def _listed(sample: Sample, sounds: dict[str, Sound]) -> dict[str, Any]:
         }
         for word in row["words"] or ()
     ]
+    sought = [row["text"], row["reference"], row["source_key"], row["source_uri"]]
+    sought += sample.metadata.values()
     return {
         "kinds": sample.kinds,
         "row": row,
@@ -216,6 +219,8 @@ def _listed(sample: Sample, sounds: dict[str, Sound]) -> dict[str, Any]:
         "wave": _outline(sound.peaks),
         "is_cut": row["end_s"] - row["start_s"] > MAX_CLIP_S,
         "words": words,
+        "name": row["source_key"] or row["source_uri"].rsplit("/", 1)[-1],
+        "find": " ".join(filter(None, sought))[:_MAX_FIND],
         "diff": sample.diff,
         "cer": sample.errors / sample.ref_chars if sample.ref_chars else None,
         "metadata": sample.metadata,
@@ -258,7 +263,7 @@ def render(page: dict[str, Any]) -> str:
     )
     environment.filters |= {
         "shown": shown,
-        "percent": lambda value, digits=1: f"{100 * value:.{digits}f} %",
+        "percent": _percent,
         "duration": duration_text,
         "rate": rate_text,
         "reason": lambda name: str(name).replace("_", " "),
@@ -270,6 +275,10 @@ def render(page: dict[str, Any]) -> str:
         policy=_policy(css, js),
         version=__version__,
     )
+
+
+def _percent(value: float, digits: int = 1) -> str:
+    return f"{value:.{digits}%}"
 
 
 def _policy(css: str, js: str) -> str:

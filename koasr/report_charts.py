@@ -18,10 +18,11 @@ _COLOURS = {"#010203": "var(--muted)", "#020304": "var(--line)", "#030405": "var
 _COLOURS |= {"#040506": "var(--ink)", "#050607": "none"}
 _TEXT, _GRID, _BARS, _LINE, _NOTHING = _COLOURS
 """What stands for a colour of the page while matplotlib draws."""
-_SIZE_INCHES = (5.0, 2.4)
+_SIZE_INCHES = (4.2, 2.5)
+_FONT = 10.5
 _NUM_BARS = 20
 _NUM_POINTS = 200
-_MAX_BAR_S = 30
+_MAX_BAR_S = 20
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 
@@ -90,15 +91,15 @@ def _new_figure(xlabel: str, ylabel: str) -> tuple["Figure", "Axes"]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"font.size": 9, "axes.unicode_minus": False}):
+    with matplotlib.rc_context({"font.size": _FONT, "axes.unicode_minus": False}):
         figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
         axes = figure.add_subplot()
     figure.patch.set_visible(False)
     axes.patch.set_visible(False)
-    axes.set_xlabel(xlabel, color=_TEXT, fontsize=9)
-    axes.set_ylabel(ylabel, color=_TEXT, fontsize=9)
-    axes.yaxis.set_major_formatter("{x:g} %")
-    axes.tick_params(length=0, labelcolor=_TEXT, labelsize=9)
+    axes.set_xlabel(xlabel, color=_TEXT, fontsize=_FONT)
+    axes.set_ylabel(ylabel, color=_TEXT, fontsize=_FONT)
+    axes.yaxis.set_major_formatter("{x:g}%")
+    axes.tick_params(length=0, labelcolor=_TEXT, labelsize=_FONT, pad=5)
     axes.locator_params(axis="y", nbins=5)
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)

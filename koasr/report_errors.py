@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from koasr.errors import JobError
 from koasr.evaluation import EVALUATED_COLUMNS, evaluate_transcripts
 from koasr.normalize import Normalizer
-from koasr.report_run import ReportedRun, Segments, read_rows
+from koasr.report_run import ReportedRun, Segments, take_rows
 from koasr.storage import join, read_bytes
 from koasr.threads import concurrently
 from koasr.transcripts import REJECTS
@@ -81,13 +80,15 @@ def read_rates(reported: ReportedRun, segments: Segments, keys: Sequence[str]) -
         pass
     except (ValueError, KeyError, TypeError, AttributeError):
         return Rates({}, {}, said="its evaluation.json is damaged: write it again")
-    if not segments.num_references:
+    num_references = int(segments.has_reference.sum())
+    if not num_references:
         return Rates({}, {})
-    if segments.num_references > MAX_SCORED:
-        count = f"{segments.num_references:,} segments have references"
+    if num_references > MAX_SCORED:
+        count = f"{num_references:,} segments have references"
         return Rates({}, {}, said=f"{count}, more than are compared here: koasr evaluate does")
-    read = partial(_referenced, reported)
-    tables = concurrently(read, list(reported.objects), "objects with references read")
+    read = partial(_referenced, reported, segments)
+    numbers = np.unique(segments.shard[segments.has_reference]).tolist()
+    tables = concurrently(read, numbers, "objects with references read")
     table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
     by = [key for key in keys if key not in table.column_names] or [SHARD]
     none = REJECTS.empty_table().select(["recording_id", "source_uri", "source_key"])
@@ -98,11 +99,10 @@ def read_rates(reported: ReportedRun, segments: Segments, keys: Sequence[str]) -
     return _of_document(found.document, "against the references that came along")
 
 
-def _referenced(reported: ReportedRun, name: str) -> pa.Table:
-    columns = [*dict.fromkeys((*EVALUATED_COLUMNS, "run_id"))]
-    table = read_rows(reported.objects[name], columns)
-    is_ours = pc.equal(table["run_id"].cast(pa.string()), reported.run.run_id)
-    table = table.filter(pc.and_(is_ours, pc.is_valid(table["reference"])))
+def _referenced(reported: ReportedRun, segments: Segments, number: int) -> pa.Table:
+    name, uri = list(reported.objects.items())[number]
+    rows = segments.row[(segments.shard == number) & segments.has_reference]
+    table = take_rows(uri, EVALUATED_COLUMNS, rows)
     return table.append_column(SHARD, pa.array([name] * len(table), pa.string()))
 
 

@@ -1,7 +1,8 @@
 """An output and one of its runs → what the run did and every segment it made, as plain columns."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -71,7 +72,7 @@ class ReportedRun:
 
 @dataclass(frozen=True)
 class Segments:
-    """Every segment of a run, as columns of equal length; 24 bytes each.
+    """Every segment of a run, as columns of equal length; 25 bytes each.
 
     Attributes:
         shard: Number of its shard, in the order of `ReportedRun.objects`.
@@ -80,7 +81,7 @@ class Segments:
         confidence: NaN where nothing was said.
         expected_cer: NaN without a calibration.
         num_chars: Characters of its text.
-        num_references: Segments that came with a reference.
+        has_reference: Whether it came with one, of its recording.
         tallies: Of the metadata.
     """
 
@@ -90,7 +91,7 @@ class Segments:
     confidence: Floats
     expected_cer: Floats
     num_chars: NDArray[np.int32]
-    num_references: int
+    has_reference: NDArray[np.bool_]
     tallies: Tallies
 
     def __len__(self) -> int:
@@ -150,87 +151,125 @@ def _read_place(
     return run, frozenset(names)
 
 
-def read_rows(uri: str, columns: Sequence[str]) -> pa.Table:
-    """Some columns of an object, without the rest of it.
+def take_rows(
+    uri: str, columns: Sequence[str], rows: NDArray[np.integer[Any]] | None = None
+) -> pa.Table:
+    """Some columns of some rows of an object, without the rest of it in memory.
+
+    Args:
+        uri: The object.
+        columns: What to read.
+        rows: Which ones, rising; all if not given.
 
     Raises:
         JobError: It is damaged.
     """
 
     def read() -> pa.Table:
-        fs, path = open_fs(uri)
-        with fs.open(path, "rb") as file:
-            return open_parquet(file).read(list(columns))
+        parts: list[pa.RecordBatch] = []
+        with _opened(uri) as file:
+            schema = pa.schema([file.schema_arrow.field(name) for name in columns])
+            for first, batch in _batches(file, columns):
+                if rows is not None:
+                    inside = (rows >= first) & (rows < first + len(batch))
+                    batch = batch.take(pa.array(rows[inside] - first))
+                parts.append(batch)
+        return pa.Table.from_batches(parts, schema)
 
     return read_sound(uri, lambda: patiently(uri, read))
+
+
+@contextmanager
+def _opened(uri: str) -> Iterator[Any]:
+    fs, path = open_fs(uri)
+    with fs.open(path, "rb") as source:
+        yield open_parquet(source)
+
+
+def _batches(file: Any, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Rows of an object, some at a time, and the number of the first of them."""
+    first = 0
+    for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
+        yield first, batch.select(list(columns))
+        first += len(batch)
 
 
 def scan_segments(reported: ReportedRun) -> Segments:
     """Read what is counted of each segment of a run; of other runs' rows in its objects nothing.
 
-    Text and words of an object are not held, nor read but to be measured.
+    Texts are read to be measured, some at a time; words not at all.
     """
     work = partial(_scan, run_id=reported.run.run_id)
-    parts = concurrently(work, list(reported.objects.values()), "objects read")
+    numbered = list(enumerate(reported.objects.values()))
+    return _join(concurrently(work, numbered, "objects read"))
+
+
+def _join(parts: Sequence[Segments]) -> Segments:
     tallies: Tallies = {}
     for part in parts:
         _merge(tallies, part.tallies)
-    shards = [np.full(len(part), number, np.int32) for number, part in enumerate(parts)]
-
-    def column(name: str, kind: type) -> NDArray[Any]:
-        held = [getattr(part, name) for part in parts]
-        return np.concatenate([np.zeros(0, kind), *held], dtype=kind)
-
-    return Segments(
-        shard=np.concatenate([np.zeros(0, np.int32), *shards]),
-        row=column("row", np.int32),
-        duration_s=column("duration_s", np.float32),
-        confidence=column("confidence", np.float32),
-        expected_cer=column("expected_cer", np.float32),
-        num_chars=column("num_chars", np.int32),
-        num_references=sum(part.num_references for part in parts),
-        tallies=tallies,
-    )
+    columns = {
+        name: np.concatenate([np.zeros(0, kind), *(getattr(part, name) for part in parts)])
+        for name, kind in _KINDS.items()
+    }
+    return Segments(**columns, tallies=tallies)
 
 
 _SCANNED = ["run_id", "duration_s", "confidence", "expected_cer", "is_empty", "text", "reference"]
 _SCANNED += ["metadata"]
+_KINDS: dict[str, type] = {
+    "shard": np.int32,
+    "row": np.int32,
+    "duration_s": np.float32,
+    "confidence": np.float32,
+    "expected_cer": np.float32,
+    "num_chars": np.int32,
+    "has_reference": np.bool_,
+}
+_BATCH_ROWS = 1 << 14
 
 
-def _scan(uri: str, run_id: str) -> Segments:
-    table = read_rows(uri, _SCANNED)
-    is_ours = pc.equal(table["run_id"].cast(pa.string()), run_id).fill_null(False)
-    rows = np.flatnonzero(is_ours.to_numpy()).astype(np.int32)
-    table = table.filter(is_ours)
+def _scan(numbered: tuple[int, str], run_id: str) -> Segments:
+    number, uri = numbered
 
-    def column(values: pa.ChunkedArray, kind: type) -> NDArray[Any]:
-        return np.asarray(values.to_numpy(), kind)
+    def read() -> Segments:
+        with _opened(uri) as file:
+            batches = _batches(file, _SCANNED)
+            return _join([_measure(batch, first, number, run_id) for first, batch in batches])
 
-    letters = pc.utf8_length(pc.replace_substring(table["text"].fill_null(""), " ", ""))
-    return Segments(
-        shard=np.zeros(len(rows), np.int32),
-        row=rows,
-        duration_s=column(table["duration_s"].fill_null(0.0), np.float32),
-        confidence=column(table["confidence"], np.float32),
-        expected_cer=column(table["expected_cer"], np.float32),
-        num_chars=column(letters, np.int32),
-        num_references=len(table) - table["reference"].null_count,
-        tallies=_tally(table),
-    )
+    return read_sound(uri, lambda: patiently(uri, read))
 
 
-def _tally(table: pa.Table) -> Tallies:
-    metadata = table["metadata"].combine_chunks()
-    keys = pc.unique(metadata.keys).to_pylist()[:_MAX_KEYS] if len(table) else []
-    return {key: _by_value(table, key) for key in keys}
+def _measure(batch: pa.RecordBatch, first: int, shard: int, run_id: str) -> Segments:
+    is_ours = pc.equal(batch["run_id"].cast(pa.string()), run_id).fill_null(False)
+    rows = first + np.flatnonzero(is_ours.to_numpy(zero_copy_only=False))
+    batch = batch.filter(is_ours)
+    columns = {
+        "shard": np.full(len(rows), shard),
+        "row": rows,
+        "duration_s": batch["duration_s"].fill_null(0.0),
+        "confidence": batch["confidence"],
+        "expected_cer": batch["expected_cer"],
+        "num_chars": pc.utf8_length(pc.replace_substring(batch["text"].fill_null(""), " ", "")),
+        "has_reference": batch["reference"].is_valid(),
+    }
+    arrays: dict[str, Any] = {
+        name: np.asarray(columns[name], kind) for name, kind in _KINDS.items()
+    }
+    return Segments(**arrays, tallies=_tally(batch))
 
 
-def _by_value(table: pa.Table, key: str) -> dict[str, NDArray[np.float64]]:
-    values = pc.map_lookup(table["metadata"], key, "first").fill_null("")
+def _tally(batch: pa.RecordBatch) -> Tallies:
+    keys = pc.unique(batch["metadata"].keys).to_pylist()[:_MAX_KEYS] if len(batch) else []
+    return {key: _by_value(batch, key) for key in keys}
+
+
+def _by_value(batch: pa.RecordBatch, key: str) -> dict[str, NDArray[np.float64]]:
+    values = pc.map_lookup(batch["metadata"], key, "first").fill_null("")
     if pc.count_distinct(values).as_py() > MAX_VALUES:
         return {}
-    columns = {name: table[name] for name in ("duration_s", "confidence")}
-    columns |= {"value": values, "is_empty": table["is_empty"].cast(pa.int64())}
+    columns = {name: batch[name] for name in ("duration_s", "confidence")}
+    columns |= {"value": values, "is_empty": batch["is_empty"].cast(pa.int64())}
     wanted = [("value", "count"), ("duration_s", "sum"), ("confidence", "count")]
     wanted += [("confidence", "sum"), ("is_empty", "sum")]
     found = pa.table(columns).group_by("value").aggregate(wanted).to_pylist()

@@ -1,6 +1,6 @@
 """Segments of a run → the few worth listening to, with their texts and what differs in them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from rapidfuzz.distance import Levenshtein
 from koasr.clips import COLUMNS
 from koasr.errors import JobError
 from koasr.normalize import Normalizer
-from koasr.report_run import ReportedRun, Segments, read_rows
+from koasr.report_run import ReportedRun, Segments, take_rows
 from koasr.rows import short_hash
 from koasr.scoring import SCORED_COLUMNS, Pair, pair_up, score_pairs
 
@@ -109,45 +109,44 @@ def read_samples(
         by_shard.setdefault(int(segments.shard[index]), []).append(index)
     found: dict[int, Sample] = {}
     for number, indices in by_shard.items():
-        table = read_rows(reported.objects[names[number]], _READ)
-        rows = segments.row[indices].tolist()
-        scored = _score(table, rows)
-        for index, place in zip(indices, rows, strict=True):
+        uri, rows = reported.objects[names[number]], segments.row[indices]
+        ids = take_rows(uri, ["recording_id"])["recording_id"]
+        # With the others of the same recordings: one reference is for all of them.
+        is_near = pc.is_in(ids, value_set=ids.take(pa.array(rows)).combine_chunks())
+        near = np.flatnonzero(is_near.to_numpy())
+        table = take_rows(uri, _READ, near)
+        places = np.searchsorted(near, rows).tolist()
+        scored = _score(table)
+        for index, place in zip(indices, places, strict=True):
             row = table.slice(place, 1).to_pylist()[0]
             sample = Sample(list(chosen[index]), names[number], row)
-            sample.metadata = {key: value or "" for key, value in row["metadata"] or ()}
             if place in scored:
                 sample.diff, sample.errors, sample.ref_chars = scored[place]
+            sample.metadata = {key: value or "" for key, value in row["metadata"] or ()}
             found[index] = sample
     return [found[index] for index in chosen]
 
 
-def _score(table: pa.Table, rows: Sequence[int]) -> dict[int, tuple[list[Piece], int, int]]:
-    """Difference, errors and reference length of those rows whose recording has a reference.
+def _score(table: pa.Table) -> dict[int, tuple[list[Piece], int, int]]:
+    """Difference, errors and reference length of each row whose recording has a reference.
 
-    A reference is its recording's, so that all of the recording's segments are aligned with it.
+    Args:
+        table: All segments of its recordings.
     """
-    ids = pc.unique(table["recording_id"].take(pa.array(rows, pa.int64())))
-    is_one = pc.is_in(table["recording_id"], value_set=ids)
-    places = np.flatnonzero(is_one.to_numpy())
-    siblings = table.take(pa.array(places))
     try:
-        pairs = pair_up(siblings, None, Normalizer()).pairs
-        scored = score_pairs(siblings, pairs)
+        pairs = pair_up(table, None, Normalizer()).pairs
+        scored = score_pairs(table, pairs)
     except JobError:
         # A side must be chosen, or words are not those of the text: koasr evaluate says so.
         return {}
-    owners = sorted(row for pair in pairs for row in pair.rows)
-    counts = {
-        owner: (int(errors), int(chars))
-        for owner, errors, chars in zip(owners, scored.errors, scored.ref_chars, strict=True)
+    rows = sorted(row for pair in pairs for row in pair.rows)
+    counts = zip(scored.errors.tolist(), scored.ref_chars.tolist(), strict=True)
+    counted = dict(zip(rows, counts, strict=True))
+    return {
+        row: (diff, *counted[row])
+        for pair in pairs
+        for row, diff in zip(pair.rows, diff_segments(pair), strict=True)
     }
-    found = {}
-    for pair in pairs:
-        pieces = diff_segments(pair)
-        for row, diff in zip(pair.rows, pieces, strict=True):
-            found[int(places[row])] = (diff, *counts[row])
-    return {row: found[row] for row in rows if row in found}
 
 
 def diff_segments(pair: Pair) -> list[list[Piece]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from koasr.calibration import Floats
 from koasr.drift import DRIFT_PSI, MIN_DRIFT_SEGMENTS, Drift, stability_index
 from koasr.report_errors import Rates
 from koasr.report_run import Segments
@@ -29,6 +30,16 @@ class State:
     word: str
     tone: str
     sentence: str
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of the time a run took: its share, and the share of what came before it."""
+
+    name: str
+    seconds: float
+    share: float
+    past: float
 
 
 @dataclass(frozen=True)
@@ -96,8 +107,8 @@ def say_lead(summary: Mapping[str, Any]) -> str:
         return f"{lead}."
     speed = rate_text(session_s / summary["wall_s"]).removesuffix("x")
     is_part = session_s < 0.99 * summary["audio_s"]
-    part = f"; the last session did {duration_text(session_s)} of it" if is_part else ","
-    return f"{lead}{part} in {duration_text(summary['wall_s'])}: {speed} times real time."
+    part = f"; the last session did {duration_text(session_s)} of it" if is_part else ""
+    return f"{lead}{part}, in {duration_text(summary['wall_s'])}: {speed} times real time."
 
 
 def say_rejects(summary: Mapping[str, Any]) -> str:
@@ -106,14 +117,14 @@ def say_rejects(summary: Mapping[str, Any]) -> str:
     Example:
         >>> counts = {"recordings": 124, "rejected": 12}
         >>> say_rejects(counts | {"reasons": {"truncated": 9, "empty": 3}})
-        '12 of 124 recordings were rejected (9.7 %), mostly truncated.'
+        '12 of 124 recordings were rejected (9.7%), mostly truncated.'
         >>> say_rejects({"recordings": 3, "rejected": 0, "reasons": {}})
         'No recording was rejected.'
     """
     rejected, reasons = summary["rejected"], summary["reasons"]
     if not rejected:
         return "No recording was rejected."
-    share = f"{rejected / max(summary['recordings'], 1):.1%}".replace("%", " %")
+    share = f"{rejected / max(summary['recordings'], 1):.1%}"
     verb = "was" if rejected == 1 else "were"
     start = f"{rejected:,} of {summary['recordings']:,} recordings {verb} rejected ({share})"
     most, count = max(reasons.items(), key=lambda found: found[1], default=("", 0))
@@ -130,6 +141,27 @@ def say_bound(summary: Mapping[str, Any]) -> str:
     if not summary["feeding"]:
         return "Not known: the last session loaded nothing, it only committed what was there."
     return f"Bound by {summary['bound_by']}: {summary['advice']}."
+
+
+def split_time(summary: Mapping[str, Any]) -> list[Stretch]:
+    """Where the time of the last session went, as the average actor saw it; empty if unknown."""
+    feeding = summary["feeding"]
+    if not feeding or not summary["wall_s"]:
+        return []
+    times, actors = feeding["times"], max(feeding["num_actors"], 1)
+    name = "GPU" if feeding["device"] == "cuda" else "model"
+    seconds = {
+        "start-up, before the first pack": feeding["start_s"],
+        f"{name} at work": times["model_s"] / actors,
+        f"{name} waiting for audio": times["wait_s"] / actors,
+    }
+    rest_s = summary["wall_s"] - sum(seconds.values())
+    seconds["the rest: committing and counting"] = max(rest_s, 0.0)
+    total_s, past, found = sum(seconds.values()), 0.0, []
+    for what, length_s in seconds.items():
+        found.append(Stretch(what, length_s, length_s / total_s, past))
+        past += length_s / total_s
+    return found
 
 
 def find_cost(summary: Mapping[str, Any], price: float | None, currency: str) -> Cost:
@@ -219,7 +251,7 @@ def say_confidence(segments: Segments) -> str:
     if not len(spoken):
         return "Nothing was said in any segment, so that none has a confidence."
     low = float((spoken < 0.5).mean())
-    share = "none is" if not low else f"{low:.1%} are".replace("%", " %")
+    share = "none is" if not low else f"{low:.1%} are"
     return f"Half of the segments have {np.median(spoken):.2f} or more; {share} below 0.50."
 
 
@@ -231,7 +263,7 @@ def say_durations(segments: Segments) -> str:
     return f"Half of the segments are shorter than {middle:.1f} s; the longest has {longest:.1f} s."
 
 
-def say_yield(hours: np.ndarray, cer: np.ndarray | None, confidence: np.ndarray) -> str:
+def say_yield(hours: Floats, cer: Floats | None, confidence: Floats) -> str:
     """How much is left when only the surest is kept.
 
     Args:
@@ -261,7 +293,7 @@ def say_errors(rates: Rates, summary: Mapping[str, Any]) -> str:
         cer, wer = rates.rates["cer"], rates.rates.get("wer")
         text = f"CER {cer['value']:.2%} without spaces"
         if cer.get("low") is not None:
-            text += f" (95 % interval {cer['low']:.1%} to {cer['high']:.1%})"
+            text += f" (95% interval {cer['low']:.1%} to {cer['high']:.1%})"
         if wer:
             text += f", WER {wer['value']:.2%}"
         return f"{text}, {rates.said}, over {cer['length']:,} characters."

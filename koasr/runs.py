@@ -39,6 +39,7 @@ _MAX_FOOTER_BYTES = (1 << 31) - 1
 T = TypeVar("T")
 
 _FORMAT = "format.json"
+PAGE = "report.html"
 _FILE = pa.struct(
     [
         ("uri", pa.string()),
@@ -78,6 +79,11 @@ class Run:
     def folder(self) -> str:
         """Where the run keeps its plan, its staged packs and its summary."""
         return join(self.output, "_koasr", "runs", self.run_id)
+
+    @property
+    def page(self) -> str:
+        """The page of it, if koasr report made one: with speech and texts."""
+        return join(self.folder, PAGE)
 
     def transcripts(self, name: str) -> str:
         """The object that commits the shard of this name."""
