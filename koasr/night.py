@@ -36,6 +36,7 @@ class Night:
         runs: Summaries of what this call worked on, of this date.
         ending: How its transcripts came to their end.
         is_cut: Whether it was told to end at once.
+        failed: How each step ended that failed in this call.
     """
 
     job: Job
@@ -44,6 +45,7 @@ class Night:
     runs: list[Summary] = field(default_factory=list)
     ending: Ending = field(default_factory=Ending)
     is_cut: bool = False
+    failed: dict[StepName, Ending] = field(default_factory=dict)
 
     def say(self, line: str) -> None:
         """A line for the user."""
@@ -109,8 +111,9 @@ def run_step(
     except Exception as error:
         if not isinstance(error, JobError):
             _log.exception("%s failed", name)
-        record.end(name, "failed", ending_of(error).reason)
-        night.say(f"{name}: failed: {record.steps[name].reason}")
+        night.failed[name] = ending_of(error)
+        record.end(name, "failed", night.failed[name].reason)
+        night.say(f"{name}: failed: {night.failed[name].reason}")
         return False
     return True
 

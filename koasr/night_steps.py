@@ -1,10 +1,10 @@
 """The steps of one night: each does its work, or says why there is none, and what came out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from koasr.checkpoint import Checkpoint
-from koasr.ending import Ending
 from koasr.errors import JobError
 from koasr.estimate import cost_text, estimate, pace_text, work_text
 from koasr.evaluate import measure, to_json
@@ -65,17 +65,11 @@ def transcribe_new(
 
     is_well = run_step(night, "transcribe", work)
     night.runs = [summary for summary in summaries if summary.date == record.date]
-    step = record.steps["transcribe"]
-    if not is_well and step.state == "failed":
-        code = 2 if _was_usage(summaries, step.reason) else 1
-        night.ending = Ending("failed", code, f"transcribe: {step.reason}")
+    if failed := night.failed.get("transcribe"):
+        night.ending = replace(failed, reason=f"transcribe: {failed.reason}")
     elif is_well:
         night.ending = ending_of_runs(night.runs)
     note_runs(night)
-
-
-def _was_usage(summaries: Sequence[Summary], reason: str) -> bool:
-    return not summaries and reason.startswith("--")
 
 
 def verify_rows(night: Night) -> dict[str, Any]:

@@ -116,14 +116,9 @@ def nightly(
         return EXIT_DONE
     with telling(output) as call:
         nights = _dates(asked, date, dates)
-        named = job or (USUAL if Path(USUAL).is_file() else None)
-        console.print(
-            f"koasr: {len(nights)} night(s), {nights[0]} to {nights[-1]}, into {absolute(output)}"
-            if len(nights) > 1
-            else f"koasr: night {nights[0]}, into {absolute(output)}"
-            + (f", by {named}" if named else ""),
-            highlight=False,
-        )
+        named = job or (USUAL if Path(USUAL).is_file() else "its flags")
+        which = nights[0] if len(nights) == 1 else f"{nights[0]} to {nights[-1]}"
+        console.print(f"koasr: night {which}, into {absolute(output)}, by {named}", highlight=False)
         with stoppable(None):
             _do_nights(asked, nights, console, call)
     return call.ending.exit_code
@@ -142,29 +137,33 @@ def _do_nights(job: Job, dates: Sequence[str], console: Console, call: Call) -> 
     options, started_s = job.transcribe, time.monotonic()
     limit_s = seconds_left(options.stop_at, options.max_hours, datetime.now())
     opened = lru_cache(maxsize=1)(partial(open_model, job.model, job.revision))
-    endings = []
-    for place, date in enumerate(dates):
+    endings: list[Ending] = []
+    left = list(dates)
+    while left:
         if limit_s is not None:
             left_s = limit_s - (time.monotonic() - started_s)
-            if place and left_s < _MIN_LEFT_S:
+            if endings and left_s < _MIN_LEFT_S:
                 endings.append(Ending("stopped", EXIT_STOPPED, "the deadline"))
                 break
             hours = max(left_s, 1.0) / 3600
             job = replace(job, transcribe=replace(options, stop_at=None, max_hours=hours))
+        date = left.pop(0)
         night = _do_night(job.on(date), date, console, opened, call)
         endings.append(night.whole_ending())
-        step = night.record.steps.get("transcribe")
-        if night.ending.state == "stopped" or (step and step.state == "failed"):
+        if night.ending.state != "done" and "list" not in night.failed:
             break
-    left = dates[len(call.nights) :] if endings[-1].state != "done" else []
     worst = max(endings, key=lambda ending: _SEVERITY.index(ending.exit_code))
     if worst.exit_code:
         call.failure = worst
-        nights = f"; not begun: {left[0]} to {left[-1]}" if len(left) > 1 else ""
-        message = (
-            f"koasr: {worst.state}: {worst.reason}{nights}; the same command goes on from here"
-        )
-        print(message, file=sys.stderr)
+        print(f"koasr: {_hint(worst, left)}", file=sys.stderr)
+
+
+def _hint(worst: Ending, left: Sequence[str]) -> str:
+    """How it ended, and what that means for the next start."""
+    if worst.state == "done":
+        return f"done, but {worst.reason}: see rejects/, and koasr retry --help"
+    nights = f"; not begun: {left[0]} to {left[-1]}" if left else ""
+    return f"{worst.state}: {worst.reason}{nights}; the same command goes on from here"
 
 
 def _do_night(
@@ -176,8 +175,8 @@ def _do_night(
         transcribe_new(night, opened, summaries)
         call.runs += summaries
     elif night.ending.state != "stopped":
-        reason = night.record.steps["list"].reason
-        night.ending = Ending("failed", 1, f"list: {reason}")
+        failed = night.failed["list"]
+        night.ending = replace(failed, reason=f"list: {failed.reason}")
     others = {run.date for run in summaries if run.state == "done"} - {date}
     for other in sorted(others) if not night.is_cut else ():
         # An earlier night that was cut off has come to its end: its page is to be read as well.
