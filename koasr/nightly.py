@@ -148,7 +148,7 @@ def _do_nights(job: Job, dates: Sequence[str], console: Console, call: Call) -> 
             hours = max(left_s, 1.0) / 3600
             job = replace(job, transcribe=replace(options, stop_at=None, max_hours=hours))
         date = left.pop(0)
-        night = _do_night(job.on(date), date, console, opened, call)
+        night = _do_night(job, date, console, opened, call)
         endings.append(night.whole_ending())
         if night.ending.state != "done" and "list" not in night.failed:
             break
@@ -169,7 +169,7 @@ def _hint(worst: Ending, left: Sequence[str]) -> str:
 def _do_night(
     job: Job, date: str, console: Console, opened: Callable[[], Checkpoint], call: Call
 ) -> Night:
-    night, started_s = Night(job, open_night(job.output, date), console), time.monotonic()
+    night, started_s = Night(job.on(date), open_night(job.output, date), console), time.monotonic()
     summaries: list[Summary] = []
     if run_step(night, "list", list_new):
         transcribe_new(night, opened, summaries)

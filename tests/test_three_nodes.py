@@ -82,6 +82,7 @@ class World:
         printed, _ = process.communicate(timeout=120)
         assert process.returncode == code, printed
         (line,) = (line for line in printed.splitlines() if line.startswith("KOASR_SUMMARY"))
+        print(time.time(), printed, file=open("/tmp/n/nights.out", "a"))
         assert self.webhook not in printed
         return told(line)
 
