@@ -20,7 +20,7 @@ _LONG = [
     f"test_{name}.py"
     for name in (
         *("transcribe", "torture", "recognizer", "nightly", "s3_job", "stopping", "hostile"),
-        *("training_sets", "datasets", "select"),
+        *("training_sets", "datasets", "select", "three_nodes"),
     )
 ]
 """Files that take a minute and more. They come first, so that no process is left alone with one."""

@@ -79,8 +79,8 @@ def _serve() -> None:
         print(cluster.address, file=answers, flush=True)
         for _ in sys.stdin:
             cluster.kill_node(cluster.nodes[-1])
-            cluster.add_node()
             print("lost", file=answers, flush=True)
+            cluster.add_node()
 
 
 if __name__ == "__main__":
