@@ -12,7 +12,8 @@ import pyarrow as pa
 from koasr.errors import JobError
 from koasr.evaluation import EVALUATED_COLUMNS, evaluate_transcripts
 from koasr.normalize import Normalizer
-from koasr.report_run import ReportedRun, Segments, take_rows
+from koasr.report_run import ReportedRun
+from koasr.report_segments import Segments, take_rows
 from koasr.storage import join, read_bytes
 from koasr.threads import concurrently
 from koasr.transcripts import REJECTS

@@ -107,11 +107,15 @@ FLOW = [
     "orders",
     "select",
     "report_run",
+    "report_segments",
     "report_samples",
     "report_audio",
-    "report_charts",
     "report_errors",
+    "report_time",
+    "report_nights",
     "report_words",
+    "report_charts",
+    "report_page",
     "report",
 ]
 PACKAGE = Path(__file__).parent.parent / "koasr"
