@@ -108,7 +108,11 @@ def _referenced(reported: ReportedRun, segments: Segments, number: int) -> pa.Ta
 
 
 def _of_document(document: dict[str, Any], said: str) -> Rates:
-    rates = {name: rate for name, rate in document["rates"].items() if rate["value"] is not None}
+    rates = {
+        name: {key: held and float(held) for key, held in rate.items()}
+        for name, rate in document["rates"].items()
+        if rate["value"] is not None
+    }
     by = {
         key: {
             value: float(held["rates"]["cer"]["value"])

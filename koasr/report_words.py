@@ -166,7 +166,7 @@ def say_errors(rates: Rates, summary: Mapping[str, Any]) -> str:
             text += f" (95% interval {cer['low']:.1%} to {cer['high']:.1%})"
         if wer:
             text += f", WER {wer['value']:.2%}"
-        return f"{text}, {rates.said}, over {cer['length']:,} characters."
+        return f"{text}, {rates.said}, over {cer['length']:,.0f} characters."
     found = []
     if summary.get("cer") is not None:
         chars = summary["errors"]["ref_chars"]
