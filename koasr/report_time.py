@@ -29,7 +29,7 @@ class Cost:
 def say_bound(summary: Mapping[str, Any]) -> str:
     """What held the run back."""
     if not summary["feeding"]:
-        return "Not known: the last session loaded nothing, it only committed what was there."
+        return "What held it back is not known: its last session loaded no audio."
     return f"Bound by {summary['bound_by']}: {summary['advice']}."
 
 
