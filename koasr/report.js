@@ -141,6 +141,7 @@
       sort();
     });
   }
+  find.form.hidden = false;
   find.addEventListener("input", filter);
   kind.addEventListener("change", filter);
   order.addEventListener("change", sort);

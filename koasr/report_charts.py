@@ -63,26 +63,25 @@ def draw_durations(duration_s: Floats, told: str) -> Markup:
     return _to_svg(figure, "durations", told)
 
 
-def draw_yield(hours: Floats, values: Floats, is_cer: bool, told: str) -> Markup:
+def draw_yield(hours: Floats, confidence: Floats, cer: Floats | None, told: str) -> Markup:
     """What the hours kept cost: their expected CER, or the least confidence among them.
 
     Args:
         hours: Of the surest one, two, … segments together.
-        values: Of the same.
-        is_cer: Which of the two it is.
+        confidence: Of each, falling.
+        cer: Expected of the surest one, two, … together; None without a calibration.
         told: What it says.
     """
-    label = "expected CER" if is_cer else "least confidence"
-    is_short = not len(hours) or hours[-1] < 2.0
-    figure, axes = _new_figure(
-        f"{'minutes' if is_short else 'hours'} kept, the surest first", label
-    )
     places = np.unique(np.linspace(0, len(hours) - 1, _NUM_POINTS).astype(int))
+    is_short = hours[-1] < 2.0
     kept = hours[places] * (60 if is_short else 1)
-    axes.plot(kept, 100 * values[places] if is_cer else values[places], color=_BARS, linewidth=2)
+    label = "least confidence" if cer is None else "expected CER"
+    figure, axes = _new_figure(f"{'minutes' if is_short else 'hours'} kept", label)
+    values = confidence[places] if cer is None else 100 * cer[places]
+    axes.plot(kept, values, color=_BARS, linewidth=2)
     axes.set_xlim(0, max(float(kept[-1]), 1e-6))
-    axes.set_ylim(0, None if is_cer else 1)
-    if not is_cer:
+    axes.set_ylim(0, 1 if cer is None else None)
+    if cer is None:
         axes.yaxis.set_major_formatter("{x:.1f}")
     return _to_svg(figure, "yield", told)
 

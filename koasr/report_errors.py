@@ -12,7 +12,8 @@ import pyarrow as pa
 from koasr.errors import JobError
 from koasr.evaluation import EVALUATED_COLUMNS, evaluate_transcripts
 from koasr.normalize import Normalizer
-from koasr.report_run import ReportedRun, Segments, take_rows
+from koasr.report_run import ReportedRun
+from koasr.report_segments import Segments, take_rows
 from koasr.storage import join, read_bytes
 from koasr.threads import concurrently
 from koasr.transcripts import REJECTS
@@ -107,7 +108,11 @@ def _referenced(reported: ReportedRun, segments: Segments, number: int) -> pa.Ta
 
 
 def _of_document(document: dict[str, Any], said: str) -> Rates:
-    rates = {name: rate for name, rate in document["rates"].items() if rate["value"] is not None}
+    rates = {
+        name: {key: held and float(held) for key, held in rate.items()}
+        for name, rate in document["rates"].items()
+        if rate["value"] is not None
+    }
     by = {
         key: {
             value: float(held["rates"]["cer"]["value"])

@@ -13,7 +13,8 @@ from rapidfuzz.distance import Levenshtein
 from koasr.clips import COLUMNS
 from koasr.errors import JobError
 from koasr.normalize import Normalizer
-from koasr.report_run import ReportedRun, Segments, take_rows
+from koasr.report_run import ReportedRun
+from koasr.report_segments import Segments, take_rows
 from koasr.rows import short_hash
 from koasr.scoring import SCORED_COLUMNS, Pair, pair_up, score_pairs
 

@@ -1,6 +1,6 @@
 """Figures of a run → what they say, in sentences."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 
 from koasr.calibration import Floats
-from koasr.drift import DRIFT_PSI, MIN_DRIFT_SEGMENTS, Drift, stability_index
 from koasr.report_errors import Rates
-from koasr.report_run import Segments
-from koasr.summary import drift_text, duration_text, rate_text
+from koasr.report_segments import Segments
+from koasr.summary import duration_text, rate_text
 
-_SLIGHT_PSI = 0.1
 _MANY_REJECTS = 3
 """Exit code of a run that is done, but rejected more than it may."""
 _STATES = {
@@ -30,25 +28,6 @@ class State:
     word: str
     tone: str
     sentence: str
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """A part of the time a run took: its share, and the share of what came before it."""
-
-    name: str
-    seconds: float
-    share: float
-    past: float
-
-
-@dataclass(frozen=True)
-class Cost:
-    """GPU-hours of a run's last session; 0 on CPUs, None where that is not known."""
-
-    gpu_hours: float | None
-    money: str
-    note: str
 
 
 def say_state(summary: Mapping[str, Any]) -> State:
@@ -136,115 +115,6 @@ def say_rejects(summary: Mapping[str, Any]) -> str:
     return f"{start}, most often {word} ({count:,})." if count > 1 else f"{start}."
 
 
-def say_bound(summary: Mapping[str, Any]) -> str:
-    """What held the run back."""
-    if not summary["feeding"]:
-        return "Not known: the last session loaded nothing, it only committed what was there."
-    return f"Bound by {summary['bound_by']}: {summary['advice']}."
-
-
-def split_time(summary: Mapping[str, Any]) -> list[Stretch]:
-    """Where the time of the last session went, as the average actor saw it; empty if unknown."""
-    feeding = summary["feeding"]
-    if not feeding or not summary["wall_s"]:
-        return []
-    times, actors = feeding["times"], max(feeding["num_actors"], 1)
-    name = "GPU" if feeding["device"] == "cuda" else "model"
-    seconds = {
-        "start-up, before the first pack": feeding["start_s"],
-        f"{name} at work": times["model_s"] / actors,
-        f"{name} waiting for audio": times["wait_s"] / actors,
-    }
-    rest_s = summary["wall_s"] - sum(seconds.values())
-    seconds["the rest: committing and counting"] = max(rest_s, 0.0)
-    total_s, past, found = sum(seconds.values()), 0.0, []
-    for what, length_s in seconds.items():
-        found.append(Stretch(what, length_s, length_s / total_s, past))
-        past += length_s / total_s
-    return found
-
-
-def find_cost(summary: Mapping[str, Any], price: float | None, currency: str) -> Cost:
-    """What the GPUs cost.
-
-    Args:
-        summary: Of the run.
-        price: Of an hour of one GPU.
-        currency: Stands before the price.
-    """
-    feeding = summary["feeding"]
-    if not feeding:
-        return Cost(None, "", "not known for this session")
-    if feeding["device"] != "cuda":
-        return Cost(0.0, "", "no GPU was used")
-    hours = feeding["num_actors"] * summary["wall_s"] / 3600
-    count = f"{feeding['num_actors']:,} GPU{'s' * (feeding['num_actors'] != 1)}"
-    note = f"{count} for {duration_text(summary['wall_s'])}"
-    if price is None:
-        return Cost(hours, "", note)
-    money, speech_h = price * hours, summary.get("session_audio_s", 0.0) / 3600
-    if speech_h:
-        note += f"; {currency}{1000 * money / speech_h:,.2f} for 1,000 h of speech"
-    return Cost(hours, f"{currency}{money:,.2f}", note)
-
-
-def comparable(
-    summary: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
-    """Earlier runs whose confidence means the same: made by the same calibration, or by none."""
-
-    def label(held: Mapping[str, Any]) -> str | None:
-        return held["drift"]["calibration"] if held["drift"] else None
-
-    return [one for one in earlier if label(one) == label(summary) and one["confidence_counts"]]
-
-
-def add_histograms(summaries: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Their confidence together, as of `count_confidence`; empty without any."""
-    counts = [one["confidence_counts"] for one in summaries]
-    return [sum(column) for column in zip(*counts, strict=True)]
-
-
-def say_drift(summary: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> str:
-    """Whether this night's speech is like that of the nights before, and like the calibration's."""
-    found = []
-    if before:
-        found.append(_against(summary["confidence_counts"], before))
-    else:
-        found.append("There is no earlier night to compare with.")
-    if drift := summary["drift"]:
-        found.append(f"Drift from the calibration: {drift_text(Drift(**drift))}.")
-    return " ".join(found)
-
-
-def _against(counts: Sequence[int], before: Sequence[Mapping[str, Any]]) -> str:
-    expected = add_histograms(before)
-    nights = f"the {len(before)} runs before" if len(before) > 1 else "the run before"
-    if min(sum(counts), sum(expected)) < MIN_DRIFT_SEGMENTS:
-        return (
-            f"Fewer than {MIN_DRIFT_SEGMENTS} segments here or in {nights}: too few to tell whether"
-            " the speech has changed."
-        )
-    psi = stability_index(expected, counts)
-    now, then = _mean(counts), _mean(expected)
-    means = f"mean confidence {now:.2f} here, {then:.2f} there, PSI {psi:.2f}"
-    if psi <= _SLIGHT_PSI:
-        return f"Confidence is as in {nights} ({means})."
-    turn = "lower" if now < then else "higher"
-    if psi <= DRIFT_PSI:
-        return f"Confidence is a little {turn} than in {nights} ({means}): worth an eye."
-    return (
-        f"The speech has changed: confidence is {turn} than in {nights} ({means}). Listen below,"
-        " and do not trust old thresholds before you have."
-    )
-
-
-def _mean(counts: Sequence[int]) -> float:
-    spoken = np.array(counts[:-1], float)
-    middles = (np.arange(len(spoken)) + 0.5) / len(spoken)
-    return float((spoken * middles).sum() / max(spoken.sum(), 1.0))
-
-
 def say_confidence(segments: Segments) -> str:
     """How sure the model was."""
     spoken = segments.confidence[~np.isnan(segments.confidence)]
@@ -296,7 +166,7 @@ def say_errors(rates: Rates, summary: Mapping[str, Any]) -> str:
             text += f" (95% interval {cer['low']:.1%} to {cer['high']:.1%})"
         if wer:
             text += f", WER {wer['value']:.2%}"
-        return f"{text}, {rates.said}, over {cer['length']:,} characters."
+        return f"{text}, {rates.said}, over {cer['length']:,.0f} characters."
     found = []
     if summary.get("cer") is not None:
         chars = summary["errors"]["ref_chars"]

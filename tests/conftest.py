@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import s3fs
+from browser import NO_BROWSER
 from s3 import S3Server, find_data_dir, make_environment, run_server
 
 # Run with another Python than ours, which cannot import it.
@@ -75,8 +76,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say aloud that no S3 test ran: a line of dots hides it."""
+    """Say aloud that no S3 or browser test ran: a line of dots hides it."""
     skipped = terminalreporter.stats.get("skipped", ())
+    if any(NO_BROWSER in str(report.longrepr) for report in skipped):
+        terminalreporter.section("BROWSER TESTS DID NOT RUN", sep="!", red=True)
+        terminalreporter.line(NO_BROWSER)
     if any(_NO_STORE in str(report.longrepr) for report in skipped):
         terminalreporter.section("S3 TESTS DID NOT RUN", sep="!", red=True)
         terminalreporter.line("No folder with extended attributes for Swift; set TMPDIR to one.")

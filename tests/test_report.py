@@ -1,4 +1,4 @@
-"""The morning page: what it says, how it is used in a browser, and that it runs no script of data."""
+"""The morning page: what it says, how it is used in a browser, and that no text in it is run."""
 
 import dataclasses
 import json
@@ -24,8 +24,9 @@ from koasr.forget import forget
 from koasr.packs import Header
 from koasr.readers import read_recordings
 from koasr.report import write_report
-from koasr.report_run import Segments, open_run, scan_segments
+from koasr.report_run import open_run
 from koasr.report_samples import MAX_SHARDS, choose_samples
+from koasr.report_segments import Segments, scan_segments
 from koasr.rows import SAMPLE_RATE, Recording, Shard
 from koasr.runs import Run, shard_name
 from koasr.sources import list_shards
