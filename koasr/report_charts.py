@@ -73,8 +73,10 @@ def draw_yield(hours: Floats, confidence: Floats, cer: Floats | None, told: str)
         told: What it says.
     """
     places = np.unique(np.linspace(0, len(hours) - 1, _NUM_POINTS).astype(int))
+    places = np.concatenate([places[:1], places])
     is_short = hours[-1] < 2.0
     kept = hours[places] * (60 if is_short else 1)
+    kept[0] = 0.0
     label = "least confidence" if cer is None else "expected CER"
     figure, axes = _new_figure(f"{'minutes' if is_short else 'hours'} kept", label)
     values = confidence[places] if cer is None else 100 * cer[places]

@@ -19,7 +19,9 @@ def comparable(
     def label(held: Mapping[str, Any]) -> str | None:
         return held["drift"]["calibration"] if held["drift"] else None
 
-    return [one for one in earlier if label(one) == label(summary) and one["confidence_counts"]]
+    return [
+        one for one in earlier if label(one) == label(summary) and any(one["confidence_counts"])
+    ]
 
 
 def add_histograms(summaries: Sequence[Mapping[str, Any]]) -> list[int]:

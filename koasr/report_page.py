@@ -162,6 +162,7 @@ def render(page: dict[str, Any]) -> str:
     environment.filters |= {
         "shown": shown,
         "percent": _percent,
+        "count": _say_count,
         "duration": duration_text,
         "rate": rate_text,
         "reason": lambda name: str(name).replace("_", " "),
@@ -177,6 +178,10 @@ def render(page: dict[str, Any]) -> str:
 
 def _percent(value: float, digits: int = 1) -> str:
     return f"{value:.{digits}%}"
+
+
+def _say_count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _policy(css: str, js: str) -> str:
