@@ -12,6 +12,7 @@ from koasr import __version__
 from koasr.ending import EXIT_INTERRUPTED
 from koasr.errors import JobError, Reason
 from koasr.help import ARGUMENTS, LIMITS, LIMITS_AGAIN, OPTIONS, HelpPage
+from koasr.job_file import read_job_file
 from koasr.limits import DEFAULT_LIMITS, Limits
 from koasr.mistakes import mistake_text
 from koasr.options import Options
@@ -75,6 +76,13 @@ _COMMANDS = {
 
     Example: koasr select OUT --max-expected-cer 0.05 --to hf --out s3://sets/one
     """,
+    "report": """Write the page of a run: what happened, and what to listen to.
+
+    One file that needs no network: figures in words, charts, rejects with examples, and the least
+    confident, typical and random segments with their sound. It holds speech and texts of people.
+
+    Example: koasr report s3://transcripts/zeroth-1b --gpu-hour-price 2.5
+    """,
     "export": """Write subtitles, words with their times, lines or JSON.
 
     One file a recording, named after it; what is already there under that name is replaced.
@@ -117,7 +125,18 @@ _COMMANDS = {
     Example: koasr doctor --model MODEL --input s3://corpus --output s3://out
     """,
 }
-for place, (name, text) in enumerate(_COMMANDS.items(), start=2):
+_NIGHTLY = """Do a whole night: transcribe, verify, evaluate, report, tell.
+
+    Every step is recorded, and the same command does again what failed. Each key of the job file
+    is a flag (hours under [select] is --select.hours), and what is typed counts; --limits.… are
+    those of koasr transcribe. Exit codes too; 1 also where a later step failed.
+
+    Example: koasr nightly --job koasr.toml --date 2026-11-22 --dry-run
+    """
+app.command(
+    "koasr.nightly:nightly", name="nightly", help=_NIGHTLY, sort_key=2, config=read_job_file
+)
+for place, (name, text) in enumerate(_COMMANDS.items(), start=3):
     # By name, so that none is imported unless it is called: two bring torch.
     app.command(f"koasr.{name}:{name}", name=name, help=text, sort_key=place)
 

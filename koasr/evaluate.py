@@ -4,6 +4,7 @@ import csv
 import io
 import json as json_format
 import math
+from dataclasses import replace
 from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from koasr.accuracy import show_alignment, worst_pairs
+from koasr.dates import check_date
 from koasr.evaluation import EVALUATED_COLUMNS, Evaluation, evaluate_transcripts
 from koasr.evaluation_plots import draw_plots
 from koasr.evaluation_tables import print_evaluation, printable
@@ -34,6 +36,7 @@ def evaluate(
     references: str | None = None,
     /,
     *,
+    date: str | None = None,
     by: tuple[str, ...] = (),
     model: str | None = None,
     confidence_level: Annotated[float, _level] = 0.95,
@@ -54,6 +57,7 @@ def evaluate(
         transcripts: Output of koasr transcribe, or Parquet files of its schema.
         references: JSONL manifest, .trn, .tsv, .csv, Parquet, .trans.txt or a folder of those, in
             UTF-8 or cp949; else what came along with the speech.
+        date: Only the rows of this date, YYYY-MM-DD.
         by: Column, or key of the metadata, for whose values to give rates too; may be repeated.
         model: The checkpoint, to say how many characters its vocabulary lacks.
         confidence_level: Share of the bootstrap's draws inside an interval.
@@ -67,22 +71,22 @@ def evaluate(
     Raises:
         JobError: Nothing to compare, or something that was named cannot be read or written.
     """
+    date = date and check_date(date)
     for uri in filter(None, (json, worst)):
         check_file(uri)
     if plots is not None:
         check_folder(plots)
-    columns = [*EVALUATED_COLUMNS, *(n for n in by if n in TRANSCRIPTS.names)]
-    found = evaluate_transcripts(
-        read_transcripts(transcripts, list(dict.fromkeys(columns))),
-        None if references is None else read_references(references),
-        read_rejects(transcripts),
+    found = measure(
+        transcripts,
+        references,
         normalizer or Normalizer(),
+        date=date,
         by=by,
         vocabulary=None if model is None else _read_vocabulary(model),
         confidence_level=confidence_level,
         wrong_above=wrong_above,
     )
-    document = {"transcripts": transcripts, "references": references} | found.document
+    document = found.document
     console = Console(width=100)
     print_evaluation(document, console)
     listed = [_worst_row(found, index) for index in worst_pairs(found.counted, NUM_WORST)]
@@ -91,13 +95,52 @@ def evaluate(
         rate = f"CER {cer}" if cer != _NO_RATE else f"{errors} characters, the reference is empty"
         console.print(Text(f"\n{name}  {rate}\n{alignment}"), soft_wrap=True)
     if json is not None:
-        text = json_format.dumps(_without_nan(document), ensure_ascii=False, indent=2)
-        write_result(json, text.encode())
+        write_result(json, to_json(document))
     if worst is not None:
         write_result(worst, _to_tsv(listed))
     if plots is not None:
         for name, image in draw_plots(document).items():
             write_result(join(plots, name), image)
+
+
+def measure(
+    transcripts: str,
+    references: str | None,
+    normalizer: Normalizer,
+    *,
+    date: str | None = None,
+    by: tuple[str, ...] = (),
+    **options: Any,
+) -> Evaluation:
+    """Read transcripts and references, and hold them against each other.
+
+    Args:
+        transcripts: As of `evaluate`, as are those below.
+        references: None for what came along with the speech.
+        normalizer: Applied to both sides.
+        date: Only its rows.
+        by: For whose values rates are given too.
+        options: Of `evaluate_transcripts`.
+
+    Raises:
+        JobError: Nothing to compare, or something cannot be read.
+    """
+    columns = [*EVALUATED_COLUMNS, *(n for n in by if n in TRANSCRIPTS.names)]
+    found = evaluate_transcripts(
+        read_transcripts(transcripts, list(dict.fromkeys(columns)), date),
+        None if references is None else read_references(references),
+        read_rejects(transcripts, date),
+        normalizer,
+        by=by,
+        **options,
+    )
+    place = {"transcripts": transcripts, "references": references}
+    return replace(found, document=place | found.document)
+
+
+def to_json(document: dict[str, Any]) -> bytes:
+    """All figures of an evaluation, as `koasr evaluate --json` writes them."""
+    return json_format.dumps(_without_nan(document), ensure_ascii=False, indent=2).encode()
 
 
 def _read_vocabulary(model: str) -> frozenset[str]:

@@ -20,7 +20,7 @@ def draw_plots(document: dict[str, Any]) -> dict[str, bytes]:
         document: As `evaluation.evaluate_transcripts` gives it.
 
     Raises:
-        JobError: matplotlib or scikit-learn is not installed.
+        JobError: There is nothing to draw: too few segments, or scikit-learn is not installed.
     """
     confidence = document["confidence"]
     if "left_out" in confidence:
@@ -32,10 +32,9 @@ def draw_plots(document: dict[str, Any]) -> dict[str, bytes]:
 
 
 def _new_figure() -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise JobError("matplotlib is not installed: pip install koasr[trust]") from error
+    # Late: it takes a second, and no other command needs it.
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(6, 5), layout="constrained")
 
 
@@ -90,9 +89,6 @@ def draw_yield(hours: Floats, expected_cer: Floats, num_kept: int) -> bytes:
         hours: Of the best one, two, … segments together. Shape (num_segments,).
         expected_cer: Of the same; NaN without a calibration.
         num_kept: How many were selected.
-
-    Raises:
-        JobError: matplotlib is not installed.
     """
     figure = _new_figure()
     axes = figure.add_subplot()

@@ -12,6 +12,7 @@ from cyclopts import Parameter, validators
 from rich.console import Console
 from rich.progress import track
 
+from koasr.dates import check_date
 from koasr.errors import JobError
 from koasr.inventory import Inventory, open_output
 from koasr.rows import short_hash
@@ -19,7 +20,6 @@ from koasr.runs import open_parquet, read_sound
 from koasr.storage import absolute, job_errors, join, read_bytes, write_bytes
 from koasr.subtitles import MAX_LINE_CHARS, Form, write_text
 from koasr.threads import concurrently
-from koasr.transcribe import check_date
 from koasr.writable import check_folder
 
 _COLUMNS = ["recording_id", "source_uri", "source_key", "segment_id", "start_s", "end_s", "text"]

@@ -17,7 +17,7 @@ from koasr.inventory import Inventory, open_output, read_column, read_ids, read_
 from koasr.items import identify, nfc
 from koasr.lease import Lease
 from koasr.rows import Shard
-from koasr.runs import is_forgotten_key, read_forgotten, read_plan
+from koasr.runs import PAGE, is_forgotten_key, read_forgotten, read_plan
 from koasr.shard_objects import finish_rewrites, rejects_uri, rewrite
 from koasr.storage import job_errors, join, remove, remove_tree, write_bytes
 from koasr.threads import concurrently
@@ -55,7 +55,8 @@ def forget(output: str, /, *, ids: Path) -> None:
     """Take recordings out of an output, and keep every later run from bringing them back.
 
     Remembers a hash of each id first, then writes every object that holds one anew without it,
-    and removes staged packs that may hold one. When it is cut off, run it again.
+    and removes the staged packs that may hold one, and all pages of runs. When it is cut off, run
+    it again.
 
     Args:
         output: Folder or URI of the output.
@@ -80,9 +81,13 @@ def forget(output: str, /, *, ids: Path) -> None:
         counts = concurrently(lambda uri: _rewrite(uri, found.ids), found.objects, "rewritten")
         concurrently(remove, found.orphans, "orphans removed")
         num_swept = _sweep(inventory, meant)
+        # Any may hold speech and text of one; koasr report makes them anew.
+        pages = [file.uri for file in inventory.ours if file.uri.endswith(f"/{PAGE}")]
+        concurrently(remove, pages, "pages removed")
     console.print(
         f"koasr: {len(found.ids):,} recordings found, {sum(counts):,} taken out of"
-        f" {len(found.objects):,} objects; {num_swept:,} staged packs removed"
+        f" {len(found.objects):,} objects; {num_swept:,} staged packs and {len(pages):,} pages of"
+        " runs removed"
     )
     _report_missing(found.missing, known, console)
     console.print(OUT_OF_REACH)

@@ -46,15 +46,27 @@ class HelpPage:
         if not panel.entries:
             return
         self._print(console, f"\n{panel.title}:", style="bold")
-        labels = [_label(entry) for entry in panel.entries]
+        ours = [entry for entry in panel.entries if not _is_of_section(entry)]
+        self._print_told(console, ours)
+        self._print_names(console, [entry for entry in panel.entries if entry not in ours])
+
+    def _print_told(self, console: Console, entries: list[HelpEntry]) -> None:
+        labels = [_label(entry) for entry in entries]
         column = 4 + max((len(label) for label in labels if len(label) <= _MAX_LABEL), default=0)
-        for label, entry in zip(labels, panel.entries, strict=True):
+        for label, entry in zip(labels, entries, strict=True):
             first, *others = _wrap(_told(entry), _width(console) - column) or [""]
             if len(label) + 4 > column:
                 others, first = [first, *others], ""
             line = Text.assemble((f"  {label}".ljust(column), "cyan"), first)
             lines = [line, *(Text(" " * column + other) for other in others)]
             console.print(*lines, sep="\n", soft_wrap=True)
+
+    def _print_names(self, console: Console, entries: list[HelpEntry]) -> None:
+        defaults = [f" [{_default(entry)}]" if _default(entry) else "" for entry in entries]
+        flags = [_label(e) + default for e, default in zip(entries, defaults, strict=True)]
+        text = ", ".join(flag.replace(" ", "\xa0") for flag in flags)
+        for line in _wrap(text, _width(console) - 2):
+            self._print(console, "  " + line.replace("\xa0", " "), style="cyan")
 
     def _named(self, text: str) -> str:
         return text.strip().replace(self.command, self.called)
@@ -69,11 +81,7 @@ class NamesAlone(HelpPage):
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
         """Print a group of flags."""
         self._print(console, f"\n{panel.title}:", style="bold")
-        defaults = [f" [{_default(entry)}]" if _default(entry) else "" for entry in panel.entries]
-        flags = [_label(e) + default for e, default in zip(panel.entries, defaults, strict=True)]
-        text = ", ".join(flag.replace(" ", "\xa0") for flag in flags)
-        for line in _wrap(text, _width(console) - 2):
-            self._print(console, "  " + line.replace("\xa0", " "), style="cyan")
+        self._print_names(console, panel.entries)
 
 
 def _width(console: Console) -> int:
@@ -95,6 +103,11 @@ def _label(entry: HelpEntry) -> str:
     if not takes or len(takes) > _MAX_CHOICES:
         takes = re.sub("INT|FLOAT", "N", entry.metavar or "")
     return f"{', '.join(names)} {takes}".rstrip()
+
+
+def _is_of_section(entry: HelpEntry) -> bool:
+    """Whether it is a key in a section of a job file: a flag that another command's help tells."""
+    return any("." in name for name in entry.positive_names)
 
 
 def _told(entry: HelpEntry) -> str:

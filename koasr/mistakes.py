@@ -54,7 +54,13 @@ def _found(error: CycloptsError) -> str:
     if isinstance(error, UnknownOptionError):
         flag = (error.token.keyword or error.token.value).partition("=")[0]
         flags = [name for argument in error.argument_collection for name in argument.names]
-        return _unknown("flag", flag, [name for name in flags if name.startswith("--")])
+        flags = [name for name in flags if name.startswith("--")]
+        if flag.startswith("["):
+            # A key of a job file: [select][hours].
+            key = flag.strip("[]").replace("][", ".")
+            found = _unknown("key", key, [name.removeprefix("--") for name in flags])
+            return f"{error.token.source}: {found}"
+        return _unknown("flag", flag, flags)
     if isinstance(error, UnknownCommandError):
         return _unknown_command((error.unused_tokens or [""])[0], error.app)
     if isinstance(error, UnusedCliTokensError):

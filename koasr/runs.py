@@ -6,13 +6,14 @@ import json
 import posixpath
 import re
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from koasr.errors import JobError
@@ -38,6 +39,7 @@ _MAX_FOOTER_BYTES = (1 << 31) - 1
 T = TypeVar("T")
 
 _FORMAT = "format.json"
+PAGE = "report.html"
 _FILE = pa.struct(
     [
         ("uri", pa.string()),
@@ -77,6 +79,11 @@ class Run:
     def folder(self) -> str:
         """Where the run keeps its plan, its staged packs and its summary."""
         return join(self.output, "_koasr", "runs", self.run_id)
+
+    @property
+    def page(self) -> str:
+        """The page of it, if koasr report made one: with speech and texts."""
+        return join(self.folder, PAGE)
 
     def transcripts(self, name: str) -> str:
         """The object that commits the shard of this name."""
@@ -244,6 +251,16 @@ def open_record(uri: str, footer: dict[bytes, bytes]) -> dict[str, Any]:
     return record
 
 
+def is_of_date(uri: str, date: str | None) -> bool:
+    """Whether an object lies in the partition of a date; None is every date.
+
+    Example:
+        >>> is_of_date("out/transcripts/date=2026-11-22/a.parquet", "2026-11-22")
+        True
+    """
+    return date is None or posixpath.basename(posixpath.dirname(uri)) == f"date={date}"
+
+
 def is_group(name: str) -> bool:
     """Whether this is the name of a group of loose files.
 
@@ -275,10 +292,15 @@ def write_plan(run: Run, shards: Iterable[Shard]) -> None:
     write_bytes(join(run.folder, "plan.parquet"), to_parquet(table))
 
 
-def read_plan(run: Run) -> dict[str, Shard]:
-    """Shard name → shard, as planned."""
+def read_plan(run: Run, names: Collection[str] | None = None) -> dict[str, Shard]:
+    """Shard name → shard, as planned; of all, or of those of the given names."""
     plan = {}
-    for row in read_table(join(run.folder, "plan.parquet")).to_pylist():
+    table = read_table(join(run.folder, "plan.parquet"))
+    if names is not None:
+        table = table.filter(
+            pc.is_in(table["name"], value_set=pa.array(sorted(names), pa.string()))
+        )
+    for row in table.to_pylist():
         name = row.pop("name")
         plan[name] = Shard(**{**row, "files": tuple(StoredFile(**f) for f in row["files"])})
     return plan

@@ -1,6 +1,6 @@
 """Transcripts → pseudo-labels on order: so good, so many hours, or so large a share."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from koasr.calibration import (
 )
 from koasr.clips import COLUMNS
 from koasr.datasets import Format
+from koasr.dates import check_date
 from koasr.drift import Drift, count_confidence, find_drift
 from koasr.errors import JobError
 from koasr.evaluation_plots import draw_yield
@@ -43,6 +44,7 @@ def select(
     output: str,
     /,
     *,
+    date: str | None = None,
     order: Annotated[Order, Parameter(name="*", group=AMOUNT)] = NO_ORDER,
     calibration: str | None = None,
     filters: Annotated[Filters | None, Parameter(name="*", group=FILTERS)] = None,
@@ -52,11 +54,12 @@ def select(
     rows: str | None = None,
     plot: str | None = None,
     limits: Annotated[Limits, Parameter(name="*", group=LIMITS_AGAIN)] = DEFAULT_LIMITS,
-) -> None:
+) -> dict[str, Any]:
     """Keep what can be trusted, say how many hours that is, and write it as a training set.
 
     Args:
         output: Output of koasr transcribe.
+        date: Only the rows of this date, YYYY-MM-DD.
         order: How much to keep.
         calibration: File of koasr calibrate; else the output's own.
         filters: What is left out however sure the model was.
@@ -66,6 +69,9 @@ def select(
         rows: Parquet file for the selected rows alone, no audio.
         plot: SVG file for the yield curve.
         limits: What untrusted input may ask.
+
+    Returns:
+        What is kept: segments, hours, expected_cer (null without a calibration).
 
     Raises:
         JobError: Nothing to select from, no calibration for the order, nothing that fits it, or
@@ -80,7 +86,7 @@ def select(
     if out is not None:
         check_folder(out)
     columns = _READ | _extra_columns(filters) | ({"words"} if trim else set())
-    table = read_transcripts(output, sorted(columns))
+    table = read_transcripts(output, sorted(columns), date and check_date(date))
     made = (
         read_calibration(calibration)
         if calibration is not None
@@ -105,7 +111,7 @@ def select(
     if rows is not None:
         write_result(rows, _to_parquet(selected))
     if to is None or out is None:
-        return
+        return _kept(found, chosen)
     counts = export_selection(
         selected,
         output=output,
@@ -121,6 +127,14 @@ def select(
         f"koasr: {out} has {counts.num_clips:,} clips, {counts.hours:.2f} h{skipped}",
         highlight=False,
     )
+    return _kept(found, chosen)
+
+
+def _kept(found: Candidates, chosen: Chosen) -> dict[str, Any]:
+    last = chosen.count - 1
+    hours, expected = float(found.hours.cumsum()[last]), float(found.forecast()[last])
+    cer = None if np.isnan(expected) else expected
+    return {"segments": chosen.count, "hours": hours, "expected_cer": cer}
 
 
 def _extra_columns(filters: Filters) -> set[str]:

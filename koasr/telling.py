@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,6 +13,8 @@ from koasr.summary import Summary
 
 LINE_VERSION = 1
 LINE_MARK = "KOASR_SUMMARY"
+_STATES = ("failed", "stopped", "running", "done", "skipped")
+"""Of a step, the worst first."""
 _OF_A_RUN = (
     *("run_id", "date", "state", "planned", "shards", "recordings", "transcribed", "rejected"),
     *("reasons", "segments", "empty_segments", "hours", "session_hours", "wall_s", "rtfx"),
@@ -22,11 +24,15 @@ _OF_A_RUN = (
 
 @dataclass
 class Call:
-    """One call of the job, as it is told: its runs in their order, and how it ended."""
+    """One call of the job, as it is told: its runs in their order, and how it ended.
+
+    `nights` are those of koasr nightly, oldest first, as the schema has them.
+    """
 
     output: str
     runs: list[Summary] = field(default_factory=list)
     failure: Ending | None = None
+    nights: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def ending(self) -> Ending:
@@ -41,7 +47,19 @@ class Call:
         documents = [summary.to_json() for summary in self.runs]
         runs = [{name: document[name] for name in _OF_A_RUN} for document in documents]
         place = {"version": LINE_VERSION, "output": self.output}
-        return {**place, **asdict(self.ending), "wall_s": round(wall_s, 3), "runs": runs}
+        told = {**place, **asdict(self.ending), "wall_s": round(wall_s, 3), "runs": runs}
+        if self.nights:
+            told |= {"steps": _worst_steps(self.nights), "report": self.nights[-1]["report"]}
+            told["nights"] = self.nights
+        return told
+
+
+def _worst_steps(nights: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Step → its worst state of all nights."""
+    found: dict[str, str] = {}
+    for name, state in (entry for night in nights for entry in night["steps"].items()):
+        found[name] = min(found.get(name, state), state, key=_STATES.index)
+    return found
 
 
 @contextmanager

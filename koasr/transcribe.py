@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from koasr.calibration import (
     read_calibration,
 )
 from koasr.checkpoint import Checkpoint, open_checkpoint
+from koasr.dates import check_date, today
 from koasr.ending import EXIT_DONE, EXIT_TOO_MANY_REJECTS, Ending, ending_of
 from koasr.errors import JobError
 from koasr.figures import Tally
@@ -301,20 +302,6 @@ def settle_compute(options: Options, device: str, resources: dict[str, float]) -
     )
 
 
-def check_date(date: str | None) -> str:
-    """The run's date: as given, or today in UTC.
-
-    Raises:
-        JobError: Not a date of the form YYYY-MM-DD.
-    """
-    if date is None:
-        return datetime.now(UTC).strftime("%Y-%m-%d")
-    try:
-        return datetime.strptime(date, "%Y-%m-%d").strftime("%Y-%m-%d")
-    except ValueError as error:
-        raise JobError(f"--date: found {date!r}, wanted a date as YYYY-MM-DD", 2) from error
-
-
 def transcribe(
     inputs: list[str],
     output: str,
@@ -343,7 +330,7 @@ def transcribe(
         Stopped: It was asked to stop before the end.
     """
     output, started_s = absolute(output), time.monotonic()
-    date = check_date(options.date)
+    date = check_date(options.date) if options.date else today()
     job_ = _open_job(checkpoint, options, limits, console, summaries)
     fresh = Run(output, new_run_id(), date, fingerprint_of(job_.parts))
     ours = [join(output, folder) for folder in ("transcripts", "rejects", "_koasr")]

@@ -10,10 +10,11 @@ from rich.table import Table
 
 from koasr.checks import Checked, Difference, check_object
 from koasr.cross_checks import check_group, check_places, check_repeats, check_runs
+from koasr.dates import check_date
 from koasr.inventory import Inventory, KnownRun, open_output, read_runs
 from koasr.lease import describe_lease
 from koasr.rows import Shard
-from koasr.runs import object_name, read_forgotten, read_plan
+from koasr.runs import is_of_date, object_name, read_forgotten, read_plan
 from koasr.shard_objects import ensure_rejects, rejects_uri
 from koasr.storage import job_errors, join, read_bytes, remove
 from koasr.threads import concurrently
@@ -30,7 +31,7 @@ class Verified:
     unfinished: list[KnownRun]
 
 
-def verify(output: str, /, *, repair: bool = False) -> int:
+def verify(output: str, /, *, date: str | None = None, repair: bool = False) -> int:
     """Read everything an output holds and count it again.
 
     Holds rows against records, rejects, plans and summaries, looks for what is there twice, and
@@ -38,6 +39,7 @@ def verify(output: str, /, *, repair: bool = False) -> int:
 
     Args:
         output: Folder or URI of the output.
+        date: Read only the objects of this date, YYYY-MM-DD; of the others the names alone.
         repair: Make the readable copies of rejects anew where they differ from the truth, which
             is in the transcripts' own objects. Nothing else is touched.
 
@@ -50,7 +52,7 @@ def verify(output: str, /, *, repair: bool = False) -> int:
         lease, is_alive = describe_lease(inventory.output)
         if is_alive:
             console.print(f"koasr: {lease}: what is half done may show as a difference")
-        found = find_differences(inventory, repair=repair)
+        found = find_differences(inventory, date and check_date(date), repair=repair)
     if found.differences:
         console.print(_table(found.differences, inventory.output))
     for run in found.unfinished:
@@ -59,11 +61,14 @@ def verify(output: str, /, *, repair: bool = False) -> int:
     return EXIT_DIFFERENT if found.differences else EXIT_SAME
 
 
-def find_differences(inventory: Inventory, *, repair: bool = False) -> Verified:
+def find_differences(
+    inventory: Inventory, date: str | None = None, *, repair: bool = False
+) -> Verified:
     """Check every object alone, then against the others, the plans and the summaries.
 
     Args:
         inventory: The output.
+        date: Of the objects that are read, and held against each other; None for all.
         repair: Make copies of rejects anew where they differ.
     """
     runs = read_runs(inventory)
@@ -80,7 +85,8 @@ def find_differences(inventory: Inventory, *, repair: bool = False) -> Verified:
             one = check_object(uri, inventory.fingerprint, forgotten)
         return one
 
-    checked = concurrently(check, [file.uri for file in inventory.transcripts], "objects read")
+    uris = [file.uri for file in inventory.transcripts if is_of_date(file.uri, date)]
+    checked = concurrently(check, uris, "objects read")
     differences = [difference for one in checked for difference in one.differences]
     differences += check_repeats(checked)
     differences += check_places(inventory, runs)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import s3fs
+from browser import NO_BROWSER
 from prometheus import NONE as NO_PROMETHEUS
 from s3 import S3Server, find_data_dir, make_environment, run_server
 
@@ -20,9 +21,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 _LONG = [
     f"test_{name}.py"
     for name in (
-        *("dagster", "transcribe", "hostile", "torture", "nightly", "recognizer", "s3_job"),
-        *("stopping", "submit", "protocol", "encoder", "recognize", "training_sets", "datasets"),
-        "select",
+        *("dagster", "three_nodes", "transcribe", "hostile", "torture", "nightly", "recognizer"),
+        *("s3_job", "stopping", "submit", "protocol", "encoder", "recognize", "night"),
+        *("training_sets", "datasets", "select", "report"),
     )
 ]
 """Files that take half a minute and more, the longest first, so that no process is left alone
@@ -89,6 +90,9 @@ def pytest_pyfunc_call() -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say aloud which tests did not run for want of a program: a line of dots hides it."""
     skipped = terminalreporter.stats.get("skipped", ())
+    if any(NO_BROWSER in str(report.longrepr) for report in skipped):
+        terminalreporter.section("BROWSER TESTS DID NOT RUN", sep="!", red=True)
+        terminalreporter.line(NO_BROWSER)
     if any(_NO_STORE in str(report.longrepr) for report in skipped):
         terminalreporter.section("S3 TESTS DID NOT RUN", sep="!", red=True)
         terminalreporter.line("No folder with extended attributes for Swift; set TMPDIR to one.")

@@ -5,10 +5,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from outputs import ids, night, place, tar
+from outputs import begin, commit, finish, ids, night, place, tar
 
 from koasr.errors import JobError
-from koasr.reading import read_transcripts
+from koasr.reading import read_rejects, read_transcripts
 from koasr.transcripts import TRANSCRIPTS
 
 
@@ -29,6 +29,17 @@ def test_a_shard_under_two_dates_is_read_once(tmp_path: Path) -> None:
     later.write_bytes(Path(place(run, tar(1))).read_bytes())
     found = read_transcripts(str(tmp_path), ["recording_id"])["recording_id"].to_pylist()
     assert [found.count(name) for name in ids(tar(1))] == [2] * 6
+
+
+def test_one_date_is_read_alone(tmp_path: Path) -> None:
+    night(str(tmp_path))
+    run = begin(str(tmp_path), "20261123T000000Z-bbbbbb", tar(3), date="2026-11-23")
+    finish(run, [commit(run, tar(3), {0: "timeout"})])
+    found = read_transcripts(str(tmp_path), ["recording_id"], "2026-11-23")
+    assert set(found["recording_id"].to_pylist()) == set(ids(tar(3))[1:])
+    assert read_rejects(str(tmp_path), "2026-11-23").num_rows == 1
+    with pytest.raises(JobError, match="no transcripts of 2026-11-24: it has 2026-11-22, 2026"):
+        read_transcripts(str(tmp_path), date="2026-11-24")
 
 
 @pytest.mark.parametrize("what", ["{}/a.parquet", "{}/*.parquet", "{}"])

@@ -356,3 +356,14 @@ def test_verify_reads_a_store(s3: str, capsys: pytest.CaptureFixture[str]) -> No
     assert whats(run.output) == {"copy of the rejects", "planned shard"}
     ensure_rejects(place(run, tar(2)))
     assert whats(run.output) == {"planned shard"}
+
+
+def test_one_date_is_verified_alone(tmp_path: Path) -> None:
+    first = night(str(tmp_path))
+    run = outputs.begin(str(tmp_path), "20261123T000000Z-bbbbbb", tar(3), date="2026-11-23")
+    outputs.finish(run, [outputs.commit(run, tar(3))])
+    change_record(place(first, tar(1)), rows=7)
+    assert verify(str(tmp_path)) == 1
+    assert verify(str(tmp_path), date="2026-11-23") == 0
+    change_record(place(run, tar(3)), rows=7)
+    assert verify(str(tmp_path), date="2026-11-23") == 1

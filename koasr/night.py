@@ -1,0 +1,186 @@
+"""One night as it goes on: its steps, what they came to, and how that is told."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+
+from koasr.ending import Ending, ending_of
+from koasr.errors import JobError
+from koasr.night_job import Job
+from koasr.night_record import NightRecord, StepName
+from koasr.rows import short_hash
+from koasr.stopping import Stopped
+from koasr.storage import job_errors, join, list_files, read_bytes
+from koasr.summary import Summary, duration_text
+
+_log = logging.getLogger(__name__)
+
+
+class Skipped(Exception):
+    """There is nothing to do in a step, and this is why."""
+
+
+@dataclass
+class Night:
+    """One night as it goes on.
+
+    Attributes:
+        job: Of its date.
+        record: Of its date.
+        console: For the user.
+        runs: Summaries of what this call worked on, of this date.
+        ending: How its transcripts came to their end.
+        is_cut: Whether it was told to end at once.
+        failed: How each step ended that failed in this call.
+    """
+
+    job: Job
+    record: NightRecord
+    console: Console
+    runs: list[Summary] = field(default_factory=list)
+    ending: Ending = field(default_factory=Ending)
+    is_cut: bool = False
+    failed: dict[StepName, Ending] = field(default_factory=dict)
+
+    def say(self, line: str) -> None:
+        """A line for the user."""
+        self.console.print(f"koasr: {line}", highlight=False)
+
+    def committed(self) -> str:
+        """A hash of the objects of its date: what the later steps are done for."""
+        folder = join(self.record.output, "transcripts", f"date={self.record.date}")
+        with job_errors(folder):
+            return short_hash(*(f"{file.uri} {file.version}" for file in list_files(folder)))
+
+    def leave_out(self, name: StepName) -> None:
+        """Note that a step is not done now; what was done before stays done."""
+        held = self.record.steps.get(name)
+        if held is None or held.state != "done":
+            ended = f"the night {self.ending.state}"
+            self.record.end(name, "skipped", "the night was told to end" if self.is_cut else ended)
+
+    def whole_ending(self) -> Ending:
+        """How it ended, with the steps that failed: that of the transcripts passes through."""
+        failed = [f"{n}: {s.reason}" for n, s in self.record.steps.items() if s.state == "failed"]
+        reason = "; ".join(dict.fromkeys([self.ending.reason, *failed])).removeprefix("; ")
+        if self.ending.exit_code or not failed:
+            return Ending(self.ending.state, self.ending.exit_code, reason)
+        return Ending("failed", 1, reason)
+
+    def told(self) -> dict[str, Any]:
+        """As the line for schedulers has it."""
+        whole = self.whole_ending()
+        place = {"date": self.record.date, "state": whole.state, "exit_code": whole.exit_code}
+        steps = {"steps": self.record.states(), "report": self.record.report}
+        return {**place, "reason": whole.reason, **steps}
+
+
+def run_step(
+    night: Night, name: StepName, work: Callable[[Night], dict[str, Any]], of: str = ""
+) -> bool:
+    """Do a step and note how it ended; a failure ends the step, not the night.
+
+    Args:
+        night: Of which it is a step.
+        name: Of the step.
+        work: Does it; gives what came out.
+        of: What it is done for; where that was done, nothing is.
+
+    Returns:
+        Whether it did not fail.
+    """
+    record = night.record
+    if record.is_done(name, of):
+        night.say(f"{name}: done before")
+        return True
+    record.begin(name, of)
+    try:
+        record.end(name, "done", found=work(night))
+    except Skipped as skipped:
+        record.end(name, "skipped", str(skipped))
+        night.say(f"{name}: skipped, {skipped}")
+    except (Stopped, KeyboardInterrupt) as error:
+        night.ending, night.is_cut = ending_of(error), _is_signal(error)
+        record.end(name, "stopped", night.ending.reason)
+        return False
+    except Exception as error:
+        if not isinstance(error, JobError):
+            _log.exception("%s failed", name)
+        night.failed[name] = ending_of(error)
+        record.end(name, "failed", night.failed[name].reason)
+        night.say(f"{name}: failed: {night.failed[name].reason}")
+        return False
+    return True
+
+
+def _is_signal(error: BaseException) -> bool:
+    """Whether whoever asks wants it over; a deadline leaves time for the page."""
+    return isinstance(error, KeyboardInterrupt) or str(error) == "SIGTERM"
+
+
+def ending_of_runs(runs: Sequence[Summary]) -> Ending:
+    """That of the worst; well where there was nothing to do."""
+    worst = max(runs, key=lambda run: run.exit_code, default=None)
+    return Ending(worst.state, worst.exit_code, worst.reason) if worst else Ending()
+
+
+def note_runs(night: Night) -> None:
+    """Keep in the record which runs made the night's rows, and what they came to."""
+    record, step = night.record, night.record.steps["transcribe"]
+    for run in night.runs:
+        if run.run_id not in record.run_ids:
+            record.run_ids.append(run.run_id)
+    told = read_summaries(record) | {run.run_id: run.to_json() for run in night.runs}
+    names = ("shards", "recordings", "transcribed", "rejected", "segments", "hours")
+    found = {name: sum(summary[name] for summary in told.values()) for name in names}
+    record.end("transcribe", step.state, step.reason, found)
+
+
+def read_summaries(record: NightRecord) -> dict[str, dict[str, Any]]:
+    """run_id → summary of each run of a night; of one that was killed there is none."""
+    found = {}
+    for run_id in record.run_ids:
+        place = join(record.output, "_koasr", "runs", run_id, "summary.json")
+        with suppress(FileNotFoundError, ValueError):
+            found[run_id] = dict(json.loads(read_bytes(place)))
+    return found
+
+
+def found_text(name: StepName, found: Mapping[str, Any]) -> str:
+    """What came out of a step, for a person."""
+    if not found:
+        return ""
+    if name == "list":
+        return f"{found['shards']:,} shards, {found['files']:,} loose files"
+    if name == "transcribe":
+        if not found["recordings"]:
+            return "nothing new"
+        hours = duration_text(found["hours"] * 3600)
+        done, rejected = found["transcribed"], found["rejected"]
+        return f"{done:,} recordings ({hours}) transcribed, {rejected:,} rejected"
+    if name == "verify":
+        return "no differences"
+    if name == "evaluate":
+        rates = [f"{n.upper()} {found[n]:.2%}" for n in ("cer", "wer") if found[n] is not None]
+        return ", ".join([*rates, f"{found['recordings']:,} recordings"])
+    if name == "select":
+        return f"{found['segments']:,} segments, {found['hours']:,.2f} h"
+    return ", ".join(str(value) for value in found.values())
+
+
+def sentence(night: Night) -> str:
+    """How a night went, for a person."""
+    whole, record = night.whole_ending(), night.record
+    parts = [f"koasr, night {record.date}: {whole.state}"]
+    if whole.reason:
+        parts.append(whole.reason)
+    if step := record.steps.get("transcribe"):
+        parts.append(found_text("transcribe", step.found))
+    if record.report:
+        parts.append(f"page: {record.report}")
+    return "; ".join(filter(None, parts))
