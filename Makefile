@@ -18,6 +18,7 @@ demo: $(STAMP)
 	rm -rf runs/demo
 	$(BIN)/koasr transcribe examples/speech --output runs/demo --model examples/model --max-reject-rate 0.1
 	$(BIN)/python examples/show.py runs/demo
+	$(BIN)/koasr report runs/demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
