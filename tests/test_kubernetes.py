@@ -112,8 +112,8 @@ def night_problems(job: Any) -> Iterator[str]:
     if any(node_type["min_workers"] for node_type in types.values()):
         yield "workers without work"
     gpus = sum(t["max_workers"] * t["resources"].get("GPU", 0) for t in types.values())
-    if f"--num-actors {gpus} " not in spec["entrypoint"]:
-        yield f"--num-actors is not the {gpus} GPUs there may be"
+    if f"--transcribe.num-actors {gpus} " not in spec["entrypoint"]:
+        yield f"--transcribe.num-actors is not the {gpus} GPUs there may be"
     if f"--date {job['metadata']['name'].removeprefix('koasr-')} " not in spec["entrypoint"]:
         yield "a retry after midnight has another date"
 
@@ -155,7 +155,7 @@ MUTATIONS: list[tuple[str, Any, str]] = [
     (f"{_GPU_POD}/containers/0/securityContext/capabilities", None, "gpu-spot: may become root"),
     (f"{_GPU_POD}/containers/0/resources/limits/memory", None, "gpu-spot: takes CPU or memory"),
     (f"{_GPU}/minReplicas", 1, "workers without work"),
-    (f"{_GPU}/maxReplicas", 7, "--num-actors is not the 9 GPUs there may be"),
+    (f"{_GPU}/maxReplicas", 7, "--transcribe.num-actors is not the 9 GPUs there may be"),
     ("spec/shutdownAfterJobFinishes", None, "the cluster stays"),
     ("spec/backoffLimit", None, "a lost head ends the night"),
     ("metadata/name", "koasr-2026-11-25", "a retry after midnight has another date"),
@@ -207,16 +207,20 @@ def test_the_cronjob_runs_one_night_at_a_time_and_may_do_nothing_else() -> None:
     assert {p["serviceAccountName"] for p in pods if "serviceAccountName" in p} == accounts
 
 
-COMMANDS = re.compile(r"transcribe\.py (.*?)\n(?=\s*(?:```|ray |backoffLimit|#))", re.DOTALL)
+COMMANDS = re.compile(
+    r"(transcribe|nightly)\.py ((?:--inputs )?s3:.*?)\n(?=\s*(?:```|ray |backoffLimit|#))",
+    re.DOTALL,
+)
 
 
 @pytest.mark.parametrize("path", ["deploy/k8s/rayjob.yaml", "docs/cluster.md"])
 def test_koasr_knows_the_flags_it_is_called_with(path: str) -> None:
     text = (FOLDER.parent.parent / path).read_text()
     found = COMMANDS.findall(text)
-    assert len(found) == text.count("transcribe.py s3://")
-    for command in found:
+    assert len(found) == len(re.findall(r"pipelines/\w+\.py (?:--inputs )?s3:", text))
+    for name, command in found:
         _, bound, _ = app.parse_args(
-            ["transcribe", *command.split()], exit_on_error=False, print_error=False
+            [name, *command.split()], exit_on_error=False, print_error=False
         )
-        assert bound.arguments["options"].device == "cuda"
+        options = bound.arguments["options" if name == "transcribe" else "transcribe"]
+        assert options.device == "cuda"
