@@ -21,8 +21,8 @@ print('at the driver', flush=True)
 import koasr.transcribe, koasr.job as job
 print('imported', flush=True)
 connect = job.connect
-def tell():
-    connect()
+def tell(*arguments):
+    connect(*arguments)
     print('joined', flush=True)
 job.connect = tell
 from koasr.cli import main
