@@ -20,9 +20,12 @@ from koasr.report_run import ReportedRun
 from koasr.report_samples import MAX_SHARDS, Sample
 from koasr.rows import SAMPLE_RATE, Shard
 from koasr.runs import read_plan
+from koasr.storage import impatient
 from koasr.transcripts import TRANSCRIPTS
 
 MAX_CLIP_S = 20.0
+_PATIENCE_S = 5.0
+"""With a store that fails: a page without sound is better than none in the morning."""
 NUM_PEAKS = 150
 _LEVEL = 0.85
 """Of LAME by libsndfile: at 16 kHz, mono, about 32 kbit/s, constant, so that seeking is exact."""
@@ -84,7 +87,8 @@ def cut_sounds(
                 why = f"{MAX_SHARDS} source shards are opened for a page, no more"
                 found |= _without(ours, why)
             else:
-                found |= _cut_shard(plan[name], ours, decoder, limits)
+                with impatient(_PATIENCE_S):
+                    found |= _cut_shard(plan[name], ours, decoder, limits)
     finally:
         decoder.close()
     return _fit(found, samples, max_bytes)

@@ -120,6 +120,8 @@ def read_samples(
         scored = _score(table)
         for index, place in zip(indices, places, strict=True):
             row = table.slice(place, 1).to_pylist()[0]
+            if row["end_s"] is None:
+                row["end_s"] = row["start_s"] + row["duration_s"]
             sample = Sample(list(chosen[index]), names[number], row)
             if place in scored:
                 sample.diff, sample.errors, sample.ref_chars = scored[place]

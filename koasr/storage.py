@@ -185,9 +185,9 @@ def _may_pass(uri: str, error: BaseException) -> bool:
 
 
 @contextmanager
-def impatient() -> Iterator[None]:
-    """In here a failure is told at once: for checks at the start, which a person waits for."""
-    token = _patience_s.set(0.0)
+def impatient(seconds: float = 0.0) -> Iterator[None]:
+    """In here a failure is told at once, or soon: for what a person waits for."""
+    token = _patience_s.set(seconds)
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -24,8 +25,11 @@ _log = logging.getLogger(__name__)
 
 def concurrently(work: Callable[[T], R], items: Sequence[T], what: str) -> list[R]:
     """Results of `work` in the order of the items; stderr hears of it when it takes long."""
+    # A thread of the pool would not know what holds here, such as how patient to be.
+    contexts = [copy_context() for _ in items]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        return list(_spoken(pool.map(work, items), len(items), what))
+        results = pool.map(lambda context, item: context.run(work, item), contexts, items)
+        return list(_spoken(results, len(items), what))
 
 
 def _spoken(results: Iterator[R], total: int, what: str) -> Iterator[R]:

@@ -31,6 +31,7 @@ from koasr.storage import (
     write_bytes,
     write_new,
 )
+from koasr.threads import concurrently
 
 PLACE = "fake://bucket/a"
 
@@ -106,6 +107,16 @@ def test_at_the_start_nothing_is_waited_for() -> None:
 
 
 @pytest.mark.usefixtures("_no_waits")
+def test_impatience_reaches_the_threads_that_work_for_it() -> None:
+    def fail(_: int) -> None:
+        raise TimeoutError
+
+    began_s = time.monotonic()
+    with impatient(), pytest.raises(TimeoutError):
+        concurrently(lambda item: storage.patiently(PLACE, fail, item), [1, 2], "asked")
+    assert time.monotonic() - began_s < 1
+
+
 def test_a_retry_is_logged_without_what_the_store_said(caplog: pytest.LogCaptureFixture) -> None:
     work, _ = failing(OSError(errno.EBUSY, "token=hush"))
     with caplog.at_level(logging.DEBUG, logger="koasr"):
