@@ -199,7 +199,7 @@ def test_a_segment_plays_and_a_word_plays_from_there(made: Made, browser: Any) -
         page.evaluate(SEEKED, audio)
         word = row.locator(".words button").nth(2)
         word.click()
-        page.wait_for_function("window.at !== undefined")
+        page.wait_for_function("() => window.at !== undefined")
         at = page.evaluate("window.at")
         assert at == pytest.approx(float(word.get_attribute("data-at")), abs=0.2)
         page.wait_for_function("([audio, at]) => audio.currentTime > at + 0.1", arg=[audio, at])
