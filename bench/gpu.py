@@ -152,7 +152,7 @@ def _job(model: Path, device: str, folder: Path, hours: float, num_models: int) 
     own = {"start_s": feeding["start_s"], "wall_s": summary["wall_s"]}
     models = f"{num_models} model{'s' * (num_models > 1)} on the GPU"
     times, section = feeding["times"] | own, f"job, {hours:g} h of FLAC, {models}"
-    at_work_s = (times["model_s"] + times["wait_s"]) / feeding["num_models"]
+    at_work_s = (times["model_s"] + times["wait_s"]) / num_models
     busy = 100 * summary["busy_share"]
     last_s = max((at_s for at_s, share in samples if share), default=0.0)
     shares = [share for at_s, share in samples if last_s - at_work_s < at_s <= last_s]

@@ -42,18 +42,25 @@ class Feeding:
     Attributes:
         times: Of all packs of a session.
         start_s: From the start of the session to the first pack's turn.
-        num_models: Copies of the model in all.
+        num_actors: That held the model, each on a GPU of its own where there are some.
         device: `cpu` or `cuda`.
+        models_per_actor: Copies of the model in each.
     """
 
     times: Times
     start_s: float
-    num_models: int
+    num_actors: int
     device: str
+    models_per_actor: int = 1
+
+    @property
+    def num_models(self) -> int:
+        """Copies of the model in all; the times are sums over these."""
+        return self.num_actors * self.models_per_actor
 
     @property
     def busy_share(self) -> float:
-        """Of an actor's time between its first pack and its last, the share that it worked."""
+        """Of a model's time between its first pack and its last, the share that it worked."""
         at_it_s = self.times.model_s + self.times.wait_s
         return self.times.model_s / at_it_s if at_it_s else 0.0
 
@@ -112,8 +119,8 @@ class Meter:
             times += Times(wait_s=fed_s)
         self._times += times
 
-    def read(self, num_models: int, device: str) -> Feeding | None:
+    def read(self, num_actors: int, device: str, models_per_actor: int = 1) -> Feeding | None:
         """How the actors were fed; None in a session that only committed what was staged."""
         if self._start_s is None:
             return None
-        return Feeding(self._times, self._start_s, num_models, device)
+        return Feeding(self._times, self._start_s, num_actors, device, models_per_actor)

@@ -25,7 +25,7 @@ class Figures:
     Attributes:
         run_id: The run.
         device: `cpu` or `cuda`.
-        num_models: Copies of the model in all.
+        num_actors: That hold the model.
         elapsed_s: Since the session began.
         idle_s: Since the last pack was done.
         size_bytes: Encoded, of the shards that were left.
@@ -50,7 +50,7 @@ class Figures:
 
     run_id: str
     device: str
-    num_models: int
+    num_actors: int
     elapsed_s: float
     idle_s: float
     size_bytes: int
@@ -101,24 +101,27 @@ class Tally:
     Args:
         run_id: The run.
         device: `cpu` or `cuda`.
-        num_models: Copies of the model in all.
+        num_actors: That hold the model.
         sizes: Bytes of each shard that is left, by name.
         planned: Shards of the plan.
         committed: Of those, committed before.
         started_s: When the session began, on the monotonic clock.
+        models_per_actor: Copies of the model in each.
     """
 
     def __init__(
         self,
         run_id: str,
         device: str,
-        num_models: int,
+        num_actors: int,
         sizes: Mapping[str, int],
         planned: int,
         committed: int,
         started_s: float,
+        models_per_actor: int = 1,
     ) -> None:
-        self._run_id, self._device, self._num_models = run_id, device, num_models
+        self._run_id, self._device = run_id, device
+        self._num_actors, self._models_per_actor = num_actors, models_per_actor
         self._sizes, self._size_bytes = sizes, sum(sizes.values())
         self._planned, self._committed = planned, committed
         self._started_s = self._heard_s = started_s
@@ -162,7 +165,7 @@ class Tally:
     def feeding(self) -> Feeding | None:
         """How the actors were fed, over the whole session."""
         with self._lock:
-            return self._meter.read(self._num_models, self._device)
+            return self._meter.read(self._num_actors, self._device, self._models_per_actor)
 
     def read(self) -> Figures:
         """As things stand."""
@@ -173,7 +176,7 @@ class Tally:
             return Figures(
                 run_id=self._run_id,
                 device=self._device,
-                num_models=self._num_models,
+                num_actors=self._num_actors,
                 elapsed_s=elapsed_s,
                 idle_s=now_s - self._heard_s,
                 size_bytes=self._size_bytes,
@@ -214,7 +217,8 @@ class Tally:
         start = self._marks[0]
         rtfx = (self._audio_s - start.audio_s) / (now_s - start.at_s)
         # What was before the first pack is no feeding of this minute.
-        return rtfx, Feeding(self._times - start.times, 0.0, self._num_models, self._device)
+        actors = (self._num_actors, self._device, self._models_per_actor)
+        return rtfx, Feeding(self._times - start.times, 0.0, *actors)
 
     def _left_s(self, now_s: float) -> float | None:
         """By the pace since the first pack: what was before it, comes once."""

@@ -28,7 +28,7 @@ GAUGES: dict[str, tuple[str, Callable[[Figures], float | None]]] = {
     "koasr_run_shards": ("Shards of the plan.", lambda f: f.planned),
     "koasr_run_shards_left": ("Of those, not committed yet.", lambda f: f.planned - f.shards),
     "koasr_run_left_seconds": ("Seconds to the end at the pace so far.", lambda f: f.left_s),
-    "koasr_models": ("Copies of the model.", lambda f: f.num_models),
+    "koasr_actors": ("Actors that hold the model.", lambda f: f.num_actors),
     "koasr_busy_ratio": ("Share of the last minute that actors worked.", lambda f: f.busy_share),
 }
 LABELS = ("run_id", "device")

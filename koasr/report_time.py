@@ -34,16 +34,18 @@ def say_bound(summary: Mapping[str, Any]) -> str:
 
 
 def split_time(summary: Mapping[str, Any]) -> list[Stretch]:
-    """Where the time of the last session went, as the average actor saw it; empty if unknown."""
+    """Where the time of the last session went, as the average model saw it; empty if unknown."""
     feeding = summary["feeding"]
     if not feeding or not summary["wall_s"]:
         return []
-    times, actors = feeding["times"], max(feeding["num_actors"], 1)
+    times = feeding["times"]
+    # Not there in summaries of before a GPU had two.
+    models = max(feeding["num_actors"] * feeding.get("models_per_actor", 1), 1)
     name = "GPU" if feeding["device"] == "cuda" else "model"
     seconds = {
         "start-up, before the first pack": feeding["start_s"],
-        f"{name} at work": times["model_s"] / actors,
-        f"{name} waiting for audio": times["wait_s"] / actors,
+        f"{name} at work": times["model_s"] / models,
+        f"{name} waiting for audio": times["wait_s"] / models,
     }
     rest_s = summary["wall_s"] - sum(seconds.values())
     seconds["the rest: committing and counting"] = max(rest_s, 0.0)

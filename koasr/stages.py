@@ -94,11 +94,6 @@ class Compute:
     load_cpus: float
 
     @property
-    def num_models(self) -> int:
-        """Copies of the model in all."""
-        return self.num_actors * self.models_per_actor
-
-    @property
     def calls_per_actor(self) -> int:
         """Packs in an actor: one in each model, as many being unpacked or written up."""
         return 2 * self.models_per_actor

@@ -221,11 +221,12 @@ def _open_session(
     tally = Tally(
         run.run_id,
         job_.device,
-        compute.num_models,
+        compute.num_actors,
         sizes={name: shard.size_bytes for name, shard in ledger.left.items()},
         planned=len(plan) - len(ledger.gone),
         committed=len(ledger.records),
         started_s=started_s,
+        models_per_actor=compute.models_per_actor,
     )
     return _Session(job_, compute, ledger, len(plan), tally)
 

@@ -1,8 +1,11 @@
 """What held a run back, from the seconds of its packs."""
 
+from dataclasses import asdict
+
 import pytest
 
 from koasr.feeding import Feeding, Meter, Times
+from koasr.report_time import find_cost, split_time
 
 
 def feeding(times: Times, start_s: float = 5.0, device: str = "cuda", actors: int = 2) -> Feeding:
@@ -59,3 +62,12 @@ def test_the_first_packs_reading_is_feeding_and_not_start_up(
     assert found.start_s == pytest.approx(10.0)
     assert found.bound_by == "storage"
     assert found.busy_share == pytest.approx(20 / 790)
+
+
+def test_two_models_share_the_time_of_one_gpu_which_is_paid_once() -> None:
+    times = Times(load_s=50.0, queue_s=100.0, wait_s=20.0, model_s=180.0)
+    feeding = Feeding(times, 10.0, 1, "cuda", models_per_actor=2)
+    assert (feeding.busy_share, feeding.queue_depth, feeding.bound_by) == (0.9, 1.0, "GPU")
+    summary = {"feeding": asdict(feeding), "wall_s": 120.0}
+    assert [stretch.seconds for stretch in split_time(summary)] == [10.0, 90.0, 10.0, 10.0]
+    assert find_cost(summary, 3.0, "$").gpu_hours == pytest.approx(120 / 3600)
