@@ -37,14 +37,16 @@ _RATES = {
     "unknown_share": ("unknown_chars", "ref_chars"),
 }
 SEED = 0
+MIN_CLUSTERS = 5
+"""Of fewer speakers nothing can be drawn that tells how they differ."""
 
 
 @dataclass(frozen=True)
 class Rate:
     """Summed errors over a summed length, and the interval of its clustered bootstrap.
 
-    `value` and the bounds are None where there is no length, the bounds too where there is but
-    one cluster: then nothing says how far another one would differ.
+    `value` and the bounds are None where there is no length, the bounds too where there are fewer
+    than `MIN_CLUSTERS`: then nothing says how far another one would differ.
     """
 
     value: float | None
@@ -129,7 +131,8 @@ def rates_of(
     chosen = np.ones(len(counted.counts), np.bool_) if chosen is None else chosen
     counts, clusters = counted.counts[chosen], counted.clusters[chosen]
     total = counts.sum(axis=0)
-    sums = draw_sums(clusters, counts, seed=SEED) if len(set(clusters)) > 1 else None
+    is_told = len(set(clusters)) >= MIN_CLUSTERS
+    sums = draw_sums(clusters, counts, seed=SEED) if is_told else None
     rates = {}
     for name, (errors, length) in _RATES.items():
         above, below = _COUNTS.index(errors), _COUNTS.index(length)

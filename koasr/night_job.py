@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from typing import Annotated
 
 from cyclopts import Group, Parameter, validators
@@ -16,6 +17,7 @@ from koasr.notify import check_webhook
 from koasr.options import Options
 from koasr.orders import NO_ORDER, Order, share_of
 from koasr.selection import Filters
+from koasr.stopping import seconds_left
 from koasr.writable import check_file, check_folder
 
 EVALUATING = Group("Evaluate, as of koasr evaluate", sort_key=11)
@@ -144,6 +146,7 @@ def check_job(job: Job, dates: list[str]) -> None:
     for place in (job.output, job.model):
         if MARK in place:
             raise JobError(f"{place}: one output and one model serve every night, no {MARK}", 2)
+    seconds_left(job.transcribe.stop_at, None, datetime.now())
     if job.notify.webhook:
         check_webhook(job.notify.webhook)
     first = job.on(dates[0])

@@ -21,7 +21,7 @@ from koasr.night_record import NightRecord
 from koasr.notify import check_webhook, post, write
 from koasr.report import write_report
 from koasr.select import select
-from koasr.storage import absolute, join, write_result
+from koasr.storage import absolute, job_errors, join, remove, write_result
 from koasr.summary import Summary
 from koasr.telling import Call
 from koasr.transcribe import check_stores, transcribe
@@ -87,6 +87,9 @@ def evaluate_rows(night: Night) -> dict[str, Any]:
     if asked.references is None and not _came_with_references(record):
         raise Skipped("no references")
     place = join(_newest_run(record), "evaluation.json")
+    # The page would show it as this one's, should this one fail.
+    with job_errors(place):
+        remove(place)
     found = measure(
         record.output, asked.references, asked.normalizer, date=record.date, by=asked.by
     )

@@ -224,7 +224,8 @@ def _wrap_up(night: Night, started_s: float, call: Call) -> None:
 
 def _print_night(night: Night, wall_s: float) -> None:
     whole, record = night.whole_ending(), night.record
-    night.say(f"night {record.date}: {whole.state} after {duration_text(wall_s)}")
+    why = f": {whole.reason}" if whole.state == "done" and whole.reason else ""
+    night.say(f"night {record.date}: {whole.state} after {duration_text(wall_s)}{why}")
     for name in STEPS:
         if step := record.steps.get(name):
             told = step.reason or found_text(name, step.found)

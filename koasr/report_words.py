@@ -80,7 +80,7 @@ def say_lead(summary: Mapping[str, Any]) -> str:
     count = f"{summary['recordings']:,} recording{'s' * (summary['recordings'] != 1)}"
     if not summary["segments"]:
         return f"Nothing of {count} could be transcribed."
-    lead = f"{speech} of speech from {count}"
+    lead = f"{speech} of speech from {summary['transcribed']:,} of {count}"
     session_s = summary.get("session_audio_s", summary["audio_s"])
     if not session_s or not summary["wall_s"]:
         return f"{lead}."
