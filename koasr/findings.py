@@ -6,8 +6,9 @@ from typing import Literal
 
 State = Literal["ok", "warning", "failed"]
 _ORDER: tuple[State, ...] = ("ok", "warning", "failed")
-_SECRETS = {r"(?<=://)[^/\s]+@": "***@", r"(?<=[a-z])\?\S*=\S*": "?***"}
-"""What a URI may carry: a user with a password, or a signature."""
+_SECRETS = {r"(?<=://)(?:[^@\s]*:\S*|[^/\s]+)@": "***@", r"\?\S*=\S*": "?***"}
+"""What a URI may carry: a user with a password, which may have a slash in it, or a signature."""
+_MAX_LINE = 300
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ def line_of(message: object) -> str:
         >>> line_of("s3://KEY:SECRET@bucket is\\nrefused"), line_of("https://host/a?Signature=x y")
         ('s3://***@bucket is refused', 'https://host/a?*** y')
     """
-    line = " ".join(str(message).split())[:300]
+    line = " ".join(str(message).split())
     for secret, shown in _SECRETS.items():
         line = re.sub(secret, shown, line)
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
+    return "".join(letter if letter.isprintable() else "?" for letter in line[:_MAX_LINE])
 
 
 def worst_of(findings: list[Finding]) -> State:

@@ -91,10 +91,11 @@ def plain(text: str) -> str:
     """A line that no chat takes for markup or a mention, and no terminal for an order.
 
     Example:
-        >>> plain("<!channel> lost \\x1b[2J")
-        '!channel lost [2J'
+        >>> plain("<!channel> @here [x](https://evil) lost \\x1b[2J")
+        '!channel here x (https://evil) lost 2J'
     """
-    return " ".join(re.sub(r"[<>\x00-\x1f\x7f-\x9f]", " ", text).split())
+    printed = "".join(letter if letter.isprintable() else " " for letter in text)
+    return " ".join(re.sub(r"[][<>&@]", " ", printed).split())
 
 
 def write(uri: str, document: dict[str, Any], text: str) -> None:

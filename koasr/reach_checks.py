@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -41,7 +42,7 @@ def check_input(uri: str) -> Finding:
         check_reachable(uri)
         with job_errors(uri), impatient():
             fs, path = open_fs(uri)
-            paths, notes = _first_files(fs, path.partition("*")[0])
+            paths, notes = _first_files(fs, path)
             if not paths:
                 return failed(name, "holds no files", "check the path and its prefix")
             fs.cat_file(paths[0], start=0, end=1)
@@ -71,13 +72,19 @@ def check_target(uri: str) -> Finding:
 
 
 def _first_files(fs: AbstractFileSystem, path: str) -> tuple[list[str], dict[str, Any]]:
-    """Files below a path, a page of them at most, and the headers of the store's answer."""
+    """Files below a path or of a pattern, a page at most; headers of the store's answer.
+
+    Of a pattern in S3, those below what comes before its first special character.
+    """
+    begin = re.split(r"[*?[]", path, maxsplit=1)[0]
     if "s3" in fs.protocol:
-        bucket, _, prefix = path.partition("/")
+        bucket, _, prefix = (path if begin == path or fs.exists(path) else begin).partition("/")
         page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=_MAX_LISTED)
         names = [f"{bucket}/{one['Key']}" for one in page.get("Contents", [])]
         headers: dict[str, Any] = page["ResponseMetadata"].get("HTTPHeaders", {})
         return [name for name in names if not name.endswith("/")], headers
+    if begin != path and not fs.exists(path):
+        return [name for name in fs.glob(path)[:_MAX_LISTED] if fs.isfile(name)], {}
     paths: list[str] = []
     for _, _, found in fs.walk(path, detail=True) if not fs.isfile(path) else ():
         paths += [info["name"] for info in found.values()]

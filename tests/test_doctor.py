@@ -9,10 +9,10 @@ import pytest
 from checkpoints import tiny
 from test_cli import SPEECH, call
 
-from koasr.findings import Finding
+from koasr.findings import Finding, line_of
 from koasr.machine_checks import Gpu, check_packages, check_shared_memory, judge_gpus
 from koasr.model_checks import check_model
-from koasr.reach_checks import check_ray, check_target
+from koasr.reach_checks import check_input, check_ray, check_target
 
 GB = 10**9
 A100 = Gpu("A100", (8, 0), 70 * GB, 80 * GB)
@@ -149,3 +149,27 @@ def test_a_bucket_is_written_to_and_wrong_credentials_are_told(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
     assert "access denied or no credentials" in found(check_input(f"{s3}/in"))
     assert "access denied or no credentials" in found(check_target(f"{s3}/out"))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://host/a.mp3?X-Amz-Signature=SECRET",
+        "https://host/A?Signature=SECRET",
+        "s3://b/KEY9?X-Amz-Credential=SECRET",
+        "s3://KEY:SEC/RET-SECRET@bucket/a",
+        f"s3://KEY:{'x' * 290}SECRET@bucket",
+        f"s3://b/{'x' * 280}?Signature=SECRET",
+    ],
+)
+def test_no_line_has_what_a_uri_carries_along(uri: str) -> None:
+    line = line_of(f"{uri} cannot be read")
+    assert "SECRET" not in line
+    assert "KEY:" not in line
+
+
+def test_an_input_may_be_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "speech-1.tar").write_bytes(b"x")
+    for pattern in ("sp*", "speech-?.tar", "speech-[12].tar"):
+        assert check_input(f"{tmp_path}/{pattern}").state == "ok", pattern
+    assert check_input(f"{tmp_path}/other*").state == "failed"
