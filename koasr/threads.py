@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import copy_context
+from contextvars import Context, copy_context
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -25,10 +26,15 @@ _log = logging.getLogger(__name__)
 
 def concurrently(work: Callable[[T], R], items: Sequence[T], what: str) -> list[R]:
     """Results of `work` in the order of the items; stderr hears of it when it takes long."""
-    # A thread of the pool would not know what holds here, such as how patient to be.
-    contexts = [copy_context() for _ in items]
+
+    def work_here(item: T, here: Context) -> R:
+        return here.run(work, item)
+
+    # A thread of the pool would not know what holds here, such as how patient to be; and no two
+    # may be in one context at once.
+    calls = [partial(work_here, item, copy_context()) for item in items]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        results = pool.map(lambda context, item: context.run(work, item), contexts, items)
+        results = pool.map(lambda call: call(), calls)
         return list(_spoken(results, len(items), what))
 
 

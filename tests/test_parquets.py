@@ -29,6 +29,12 @@ def shard(tmp_path: Path) -> Shard:
     return found
 
 
+@pytest.fixture(autouse=True)
+def own_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Children are kept by their environment: none that another test left takes these requests."""
+    monkeypatch.setenv("KOASR_TEST", str(tmp_path))
+
+
 def _child() -> int:
     """The process that reads Parquet for this one: the youngest, since others may wait for work."""
     found = []
