@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from koasr.errors import JobError
 from koasr.limits import Limits
 from koasr.planning import find_todo
 from koasr.rows import Shard
@@ -191,9 +192,15 @@ def read_pace(output: str) -> Pace:
 
 
 def _has_worked(summary: Mapping[str, Any]) -> bool:
-    feeding = summary.get("feeding") or {}
-    is_sound = feeding.get("num_actors", 0) > 0 and _worked_s(summary) > 0
-    return bool(is_sound and summary.get("session_audio_s", 0) > 0)
+    try:
+        feeding = summary["feeding"]
+        is_sound = feeding["num_actors"] > 0 and isinstance(summary["run_id"], str)
+        is_told = isinstance(feeding["device"], str) and isinstance(summary["audio_s"], float | int)
+        has_spoken = summary["session_audio_s"] > 0 and _worked_s(summary) > 0
+        return bool(is_sound and is_told and has_spoken)
+    except (KeyError, TypeError):
+        # Whoever wrote it: it only advises.
+        return False
 
 
 def _worked_s(summary: Mapping[str, Any]) -> float:
@@ -208,7 +215,7 @@ def _plan_bytes(output: str, summary: Mapping[str, Any]) -> int:
     try:
         plan = join(output, "_koasr", "runs", summary["run_id"], "plan.parquet")
         table = read_table(plan, ["size_bytes"])
-    except FileNotFoundError:
+    except (FileNotFoundError, JobError):
         return 0
     is_retry = json.loads(table.schema.metadata[RECORD_KEY]).get("retry")
     return 0 if is_retry else sum(table["size_bytes"].to_pylist())

@@ -25,8 +25,19 @@ def read_job_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollec
     uri = named[-1] if named else USUAL
     if not named and not Path(uri).is_file():
         return
+    document = _read(uri)
+    if "job" in document:
+        raise JobError(f"{uri} names a job file itself: wanted its keys here", 2)
+    for section in {name.partition(".")[0] for name in _keys(arguments) if "." in name}:
+        if not isinstance(document.get(section, {}), dict):
+            # Whatever it is may be a secret.
+            raise JobError(f"{uri}: {section} has a value, wanted a section [{section}]", 2)
     # Keys of cyclopts' files are commands, and a section may be called as another command is.
-    Dict({commands[-1]: _read(uri)}, source=uri)(app, commands, arguments)
+    Dict({commands[-1]: document}, source=uri)(app, commands, arguments)
+
+
+def _keys(arguments: ArgumentCollection) -> list[str]:
+    return [name.removeprefix("--") for argument in arguments for name in argument.names]
 
 
 def _read(uri: str) -> dict[str, object]:

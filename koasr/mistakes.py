@@ -51,6 +51,9 @@ def near(word: str, names: Iterable[str]) -> str | None:
 
 
 def _found(error: CycloptsError) -> str:
+    argument = getattr(error, "argument", None)
+    if argument is not None and "webhook" in argument.name:
+        return f"{argument.name.removeprefix('--')}: wanted one https:// URL"  # A secret.
     if isinstance(error, UnknownOptionError):
         flag = (error.token.keyword or error.token.value).partition("=")[0]
         flags = [name for argument in error.argument_collection for name in argument.names]

@@ -9,11 +9,12 @@ from typing import Any
 
 from rich.console import Console
 
-from koasr.ending import Ending, ending_of
+from koasr.ending import EXIT_TOO_MANY_REJECTS, Ending, ending_of
 from koasr.errors import JobError
 from koasr.night_job import Job
 from koasr.night_record import NightRecord, StepName
 from koasr.rows import short_hash
+from koasr.runs import open_plan
 from koasr.stopping import Stopped
 from koasr.storage import job_errors, join, list_files, read_bytes
 from koasr.summary import Summary, duration_text
@@ -68,7 +69,7 @@ class Night:
         """How it ended, with the steps that failed: that of the transcripts passes through."""
         failed = [f"{n}: {s.reason}" for n, s in self.record.steps.items() if s.state == "failed"]
         reason = "; ".join(dict.fromkeys([self.ending.reason, *failed])).removeprefix("; ")
-        if self.ending.exit_code or not failed:
+        if self.ending.state != "done" or not failed:
             return Ending(self.ending.state, self.ending.exit_code, reason)
         return Ending("failed", 1, reason)
 
@@ -129,12 +130,51 @@ def ending_of_runs(runs: Sequence[Summary]) -> Ending:
     return Ending(worst.state, worst.exit_code, worst.reason) if worst else Ending()
 
 
-def note_runs(night: Night) -> None:
-    """Keep in the record which runs made the night's rows, and what they came to."""
+def unknown_runs(record: NightRecord, told: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Runs of a night that have come to their end, and that its record does not know.
+
+    Its driver was killed between the end of the run and its note, or told to stop, or the run was
+    done without a night. A retry makes no night's rows.
+
+    Args:
+        record: Of the night.
+        told: Summaries of the output's runs.
+    """
+    found = []
+    for summary in told:
+        run_id = str(summary.get("run_id"))
+        is_ours = (summary.get("date"), summary.get("state")) == (record.date, "done")
+        if is_ours and run_id not in record.run_ids:
+            plan = join(record.output, "_koasr", "runs", run_id, "plan.parquet")
+            with suppress(FileNotFoundError, JobError):
+                run, _ = open_plan(record.output, plan)
+                found += [] if run.retry else [run_id]
+    return sorted(found)
+
+
+def held_ending(night: Night) -> Ending:
+    """How the transcripts of a night have come out that has nothing new: by what it holds."""
+    told = read_summaries(night.record).values()
+    recordings = sum(summary["recordings"] for summary in told)
+    rate = sum(summary["rejected"] for summary in told) / recordings if recordings else 0.0
+    limit = night.job.transcribe.max_reject_rate
+    if rate <= limit:
+        return Ending()
+    reason = f"{rate:.1%} rejected, more than --max-reject-rate {limit:g}"
+    return Ending("done", EXIT_TOO_MANY_REJECTS, reason)
+
+
+def note_runs(night: Night, unknown: Sequence[str] = ()) -> None:
+    """Keep in the record which runs made the night's rows, and what they came to.
+
+    Args:
+        night: With the runs of this call.
+        unknown: Runs that an earlier call did and did not note.
+    """
     record, step = night.record, night.record.steps["transcribe"]
-    for run in night.runs:
-        if run.run_id not in record.run_ids:
-            record.run_ids.append(run.run_id)
+    for run_id in [*unknown, *(run.run_id for run in night.runs)]:
+        if run_id not in record.run_ids:
+            record.run_ids.append(run_id)
     told = read_summaries(record) | {run.run_id: run.to_json() for run in night.runs}
     names = ("shards", "recordings", "transcribed", "rejected", "segments", "hours")
     found = {name: sum(summary[name] for summary in told.values()) for name in names}

@@ -140,6 +140,8 @@ def check_job(job: Job, dates: list[str]) -> None:
     Raises:
         JobError: What is wrong.
     """
+    if not job.inputs:
+        raise JobError("inputs: found none, wanted a file, a folder or a URI", 2)
     if len(dates) > 1 and not any(MARK in uri for uri in job.inputs):
         message = f"--dates: no input has {MARK} in it, so the first night would take everything"
         raise JobError(f"{message}: use --date", 2)

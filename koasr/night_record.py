@@ -1,13 +1,15 @@
 """What became of each step of a night: read by the next start, and by whoever asks."""
 
 import json
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from koasr.ending import Ending
-from koasr.storage import absolute, impatient, join, read_bytes, write_bytes
+from koasr.storage import absolute, impatient, join, list_names, read_bytes, write_bytes
 
 StepName = Literal["list", "transcribe", "verify", "evaluate", "select", "report", "notify"]
 StepState = Literal["running", "done", "skipped", "failed", "stopped"]
@@ -123,6 +125,31 @@ def open_night(output: str, date: str) -> NightRecord:
         with impatient():
             held = json.loads(read_bytes(record.place))
         steps = {name: Step(**held["steps"][name]) for name in STEPS if name in held["steps"]}
+        is_sound = (
+            all(isinstance(step.attempts, int) for step in steps.values())
+            and all(isinstance(step.found, dict) for step in steps.values())
+            and all(re.fullmatch(r"[\w-]+", run_id) for run_id in held["run_ids"])
+            and isinstance(held["report"], str | None)
+        )
+        if not is_sound:
+            return record
         return replace(record, run_ids=list(held["run_ids"]), report=held["report"], steps=steps)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return record
+
+
+def open_dates(output: str, told: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Dates of nights whose runs have come to their end without their record knowing.
+
+    Args:
+        output: Where it is.
+        told: Summaries of its runs.
+    """
+    folder = join(output, "_koasr", "nights")
+    recorded = {name.removesuffix(".json") for name in list_names(folder)}
+    ended = {
+        (str(one.get("date")), one.get("run_id")) for one in told if one.get("state") == "done"
+    }
+    dates = {date for date, _ in ended} & recorded
+    known = {date: open_night(output, date).run_ids for date in dates}
+    return {date for date, run_id in ended if date in known and run_id not in known[date]}

@@ -7,15 +7,18 @@ from typing import Any
 from koasr.checkpoint import Checkpoint
 from koasr.errors import JobError
 from koasr.estimate import cost_text, estimate, pace_text, work_text
+from koasr.estimate import read_summaries as read_all
 from koasr.evaluate import measure, to_json
 from koasr.night import (
     Night,
     Skipped,
     ending_of_runs,
+    held_ending,
     note_runs,
     read_summaries,
     run_step,
     sentence,
+    unknown_runs,
 )
 from koasr.night_record import NightRecord
 from koasr.notify import check_webhook, post, write
@@ -69,12 +72,15 @@ def transcribe_new(
         night.ending = replace(failed, reason=f"transcribe: {failed.reason}")
     elif is_well:
         night.ending = ending_of_runs(night.runs)
-    note_runs(night)
+    note_runs(night, unknown_runs(record, read_all(job.output)))
+    if is_well and not night.runs:
+        night.ending = held_ending(night)
 
 
 def verify_rows(night: Night) -> dict[str, Any]:
     """Count again what the objects of this date hold."""
     record = night.record
+    _newest_run(record)
     if verify(record.output, date=record.date):
         command = f"koasr verify {record.output} --date {record.date}"
         raise JobError(f"what is there differs from what was noted: see {command}")

@@ -17,9 +17,10 @@ from koasr.checkpoint import Checkpoint
 from koasr.dates import check_date, dates_between, today
 from koasr.ending import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TOO_MANY_REJECTS, Ending
 from koasr.errors import JobError
+from koasr.estimate import read_summaries
 from koasr.job_file import USUAL
 from koasr.limits import DEFAULT_LIMITS, Limits
-from koasr.night import Night, ending_of_runs, found_text, note_runs, run_step
+from koasr.night import Night, ending_of_runs, found_text, note_runs, run_step, unknown_runs
 from koasr.night_job import (
     DEFAULT_EVALUATE,
     DEFAULT_NOTIFY,
@@ -36,7 +37,7 @@ from koasr.night_job import (
     check_job,
 )
 from koasr.night_plan import print_plan
-from koasr.night_record import STEPS, StepName, open_night
+from koasr.night_record import STEPS, StepName, open_dates, open_night
 from koasr.night_steps import (
     evaluate_rows,
     list_new,
@@ -49,7 +50,7 @@ from koasr.night_steps import (
 from koasr.options import Options
 from koasr.rows import short_hash
 from koasr.stopping import EXIT_STOPPED, seconds_left, stoppable
-from koasr.storage import absolute
+from koasr.storage import absolute, list_files
 from koasr.summary import Summary, duration_text
 from koasr.telling import Call, telling
 from koasr.transcribe import open_model
@@ -142,16 +143,16 @@ def _do_nights(job: Job, dates: Sequence[str], console: Console, call: Call) -> 
     while left:
         if limit_s is not None:
             left_s = limit_s - (time.monotonic() - started_s)
-            if endings and left_s < _MIN_LEFT_S:
+            if call.nights and left_s < _MIN_LEFT_S:
                 endings.append(Ending("stopped", EXIT_STOPPED, "the deadline"))
                 break
             hours = max(left_s, 1.0) / 3600
             job = replace(job, transcribe=replace(options, stop_at=None, max_hours=hours))
         date = left.pop(0)
         night = _do_night(job, date, console, opened, call)
-        endings.append(night.whole_ending())
         if night.ending.state != "done" and "list" not in night.failed:
             break
+    endings += [Ending(told["state"], told["exit_code"], told["reason"]) for told in call.nights]
     worst = max(endings, key=lambda ending: _SEVERITY.index(ending.exit_code))
     if worst.exit_code:
         call.failure = worst
@@ -178,13 +179,15 @@ def _do_night(
         failed = night.failed["list"]
         night.ending = replace(failed, reason=f"list: {failed.reason}")
     others = {run.date for run in summaries if run.state == "done"} - {date}
+    told = read_summaries(night.record.output)
+    others |= open_dates(night.record.output, told) - {date}
     for other in sorted(others) if not night.is_cut else ():
         # An earlier night that was cut off has come to its end: its page is to be read as well.
         earlier = Night(job.on(other), open_night(job.output, other), console)
         earlier.runs = [run for run in summaries if run.date == other]
         earlier.ending = ending_of_runs(earlier.runs)
         earlier.record.end("transcribe", "done")
-        note_runs(earlier)
+        note_runs(earlier, unknown_runs(earlier.record, told))
         console.print(f"koasr: night {other} has come to its end with this one", highlight=False)
         _wrap_up(earlier, started_s, call)
     _wrap_up(night, started_s, call)
@@ -210,8 +213,13 @@ def _wrap_up(night: Night, started_s: float, call: Call) -> None:
         night.leave_out("report")
     else:
         evaluated = record.steps["evaluate"]
+        if record.report and not list_files(record.report):
+            record.steps.pop("report", None)
         page_of = (committed, repr(job.report), evaluated.state, evaluated.of)
         run_step(night, "report", write_page, short_hash(*page_of) if is_done else "")
+    if (held := record.steps.get("notify")) and held.state == "failed":
+        # That an earlier attempt told nobody is no news.
+        record.steps["notify"] = replace(held, state="running")
     whole = night.whole_ending()
     told_of = (committed, repr(whole), repr(job.notify), record.report or "")
     if whole.exit_code != EXIT_INTERRUPTED:
