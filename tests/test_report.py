@@ -24,11 +24,12 @@ from koasr.forget import forget
 from koasr.packs import Header
 from koasr.readers import read_recordings
 from koasr.report import write_report
+from koasr.report_page import render
 from koasr.report_run import open_run
 from koasr.report_samples import MAX_SHARDS, choose_samples
 from koasr.report_segments import Segments, scan_segments
 from koasr.rows import SAMPLE_RATE, Recording, Shard
-from koasr.runs import Run, shard_name
+from koasr.runs import Run, is_forgotten_key, shard_name
 from koasr.sources import list_shards
 from koasr.staging import encode_tables
 from koasr.storage import join, read_bytes, write_bytes
@@ -381,6 +382,34 @@ def test_what_cannot_be_heard_any_more_stays_and_says_why(tmp_path: Path) -> Non
     ids.write_text(made_rows[-1]["recording_id"])
     forget(output, ids=ids)
     assert not Path(run.page).exists()
+
+
+def test_no_page_outlives_what_is_forgotten_while_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`koasr forget` between what a page reads and its writing; and before, but cut off."""
+    run = outputs.night(str(tmp_path / "out"))
+    ids, shown = tmp_path / "ids.txt", list[set[str]]()
+
+    def interrupted(page: dict[str, Any]) -> str:
+        shown.append({sample["row"]["recording_id"] for sample in page["samples"]})
+        if len(shown) == 1:
+            left = Path(run.folder, ".report.html.0123abcd")
+            left.write_text("of a killed one")
+            ids.write_text(min(shown[0]))
+            forget(run.output, ids=ids)
+            assert not left.exists()
+        return render(page)
+
+    monkeypatch.setattr("koasr.report.render", interrupted)
+    page = write_report(run.output, max_audio_mb=None, samples=100)
+    assert shown[0] - shown[1] == {min(shown[0])}
+    kept = min(shown[1])
+    place = join(run.output, "_koasr", "forgotten", "of-one-cut-off.txt")
+    write_bytes(place, f"{is_forgotten_key(kept)}\n".encode())
+    with pytest.raises(JobError, match="run koasr report again after koasr forget"):
+        write_report(run.output, max_audio_mb=None, samples=100)
+    assert not Path(page).exists()
 
 
 def test_errors_are_those_of_the_evaluation_that_is_there(made: Made, tmp_path: Path) -> None:
