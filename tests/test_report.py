@@ -439,6 +439,30 @@ def test_only_rows_of_the_run_are_counted(made: Made) -> None:
     assert len(scan_segments(other)) == 0
 
 
+def test_every_subset_table_adds_up_to_all_segments(tmp_path: Path) -> None:
+    """The first shard's rows lack the key, the second's have it."""
+    output = str(tmp_path / "out")
+    run = outputs.begin(output, "1", outputs.tar(1), outputs.tar(2))
+    records = []
+    for number in (1, 2):
+        shard = outputs.tar(number)
+        table, _ = outputs.tables(shard, run, {})
+        snr = [("snr", "0" if number == 2 and index % 2 else "10") for index in range(len(table))]
+        rows = [
+            row | {"metadata": [snr[index]] if number == 2 else []}
+            for index, row in enumerate(table.to_pylist())
+        ]
+        records.append(commit(run, shard, rows))
+    finish(run, records)
+    segments = scan_segments(open_run(output, None))
+    counts = {value: counts.tolist() for value, counts in segments.tallies["snr"].items()}
+    assert counts == {
+        "": [12, 36, 12, 6, 0],
+        "0": [6, 18, 6, 3, 0],
+        "10": [6, 18, 6, 3, 0],
+    }
+
+
 def test_of_many_shards_few_are_opened() -> None:
     count, chance = 1_000_000, np.random.default_rng(0)
     segments = Segments(
