@@ -1,5 +1,6 @@
 """A run of an output → the page that is read in the morning: one file, readable without network."""
 
+import math
 from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
@@ -24,6 +25,16 @@ _NUM_TRIES = 2
 _from_0 = Parameter(validator=validators.Number(gte=0))
 
 
+def check_megabytes(_: object, value: float) -> None:
+    """Refuse what is no size: NaN passes every bound, and infinity is none.
+
+    Raises:
+        ValueError: It is no number from 0 on.
+    """
+    if not 0 <= value < math.inf:
+        raise ValueError("Must be a number from 0 on.")
+
+
 def report(
     output: str,
     /,
@@ -33,7 +44,7 @@ def report(
     gpu_hour_price: Annotated[float | None, _from_0] = None,
     currency: str = "$",
     samples: Annotated[int, _from_0] = 12,
-    max_audio_mb: Annotated[float, _from_0] = 6.0,
+    max_audio_mb: Annotated[float, Parameter(validator=check_megabytes)] = 6.0,
     audio: bool = True,
     limits: Annotated[Limits, Parameter(name="*", group=LIMITS)] = DEFAULT_LIMITS,
 ) -> None:

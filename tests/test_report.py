@@ -384,6 +384,39 @@ def test_what_cannot_be_heard_any_more_stays_and_says_why(tmp_path: Path) -> Non
     assert not Path(run.page).exists()
 
 
+NO_LENGTH = {"rates": {"cer": {"value": 0.1}}, "subsets": {}, "counts": {"recordings": 3}}
+NO_HIGH = {"value": 0.1, "low": 0.1, "high": None, "length": 1}
+
+
+def test_odd_files_of_runs_break_no_page(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = outputs.night(str(tmp_path / "out"))
+    own = Path(run.folder, "summary.json")
+    summary = json.loads(own.read_text())
+    odd = [{"rtfx": None}, {"confidence_counts": None}, {"confidence_counts": [1, 2]}]
+    odd += [{"drift": "x"}, {"audio_s": "x"}]
+    for number, changes in enumerate(odd):
+        place = Path(run.folder).parent / f"20200101T00000{number}Z-aaaaaa" / "summary.json"
+        place.parent.mkdir()
+        place.write_text(json.dumps(summary | changes))
+    drift = {"calibration": "a", "psi": 0.1, "has_drifted": False, "new": 1}
+    feeding = {"times": {"model_s": 1, "wait_s": 1}, "start_s": 1, "num_models": 2}
+    own.write_text(json.dumps(summary | {"drift": drift, "feeding": feeding | {"device": "cuda"}}))
+    page = Path(write_report(run.output, max_audio_mb=None)).read_text()
+    assert len([text for text in caplog.messages if "is left out" in text]) == len(odd)
+    assert "What held it back is not known" in page
+    high = NO_LENGTH | {"rates": {"cer": NO_HIGH}}
+    endless = json.dumps(NO_LENGTH | {"rates": {}}).replace("3}", "Infinity}")
+    for text in (json.dumps(NO_LENGTH), json.dumps(high), endless, "[" * 100_000):
+        Path(run.folder, "evaluation.json").write_text(text)
+        page = Path(write_report(run.output, max_audio_mb=None)).read_text()
+        assert "its evaluation.json is damaged: write it again" in page
+    for size in ("inf", "nan", "-1"):
+        assert call("report", run.output, "--max-audio-mb", size) == 2
+        assert "a number from 0 on" in capsys.readouterr().err
+
+
 def test_no_page_outlives_what_is_forgotten_while_it_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -417,13 +450,19 @@ def test_errors_are_those_of_the_evaluation_that_is_there(made: Made, tmp_path: 
     shutil.copytree(made.output, output)
     place = output / "_koasr" / "runs" / RUN_ID / "evaluation.json"
     found = tmp_path / "found.json"
-    assert call("evaluate", str(output), "--by", "snr", "--json", str(found)) == 0
+    assert call("evaluate", str(output), "--by", "speaker", "--json", str(found)) == 0
     document = json.loads(found.read_text())
     document["rates"]["cer"]["value"] = 0.1234
     place.write_text(json.dumps(document))
     page = Path(write_report(str(output), max_audio_mb=None)).read_text()
     assert "CER 12.34% without spaces" in page
-    assert "as koasr evaluate found them" in page
+    assert "as koasr evaluate found them over all dates" in page
+    assert "67 with references, over all dates</small>" in page
+    assert "CER <small>over all dates</small>" in page
+    place.write_text(json.dumps(document | {"date": "2026-11-22"}))
+    page = Path(write_report(str(output), max_audio_mb=None)).read_text()
+    assert "as koasr evaluate found them over all of 2026-11-22" in page
+    assert "67 with references, over all of 2026-11-22</small>" in page
     place.write_text("{}")
     page = Path(write_report(str(output), max_audio_mb=None)).read_text()
     assert "its evaluation.json is damaged: write it again" in page
