@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import outputs
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from browser import open_page, run_browser
 from sound import encode, tone, write_tar
@@ -415,6 +416,19 @@ def test_odd_files_of_runs_break_no_page(
     for size in ("inf", "nan", "-1"):
         assert call("report", run.output, "--max-audio-mb", size) == 2
         assert "a number from 0 on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["victim", "..", ""])
+def test_a_plan_names_no_other_place(name: str, tmp_path: Path) -> None:
+    run = outputs.night(str(tmp_path / "out"))
+    plan = Path(run.folder, "plan.parquet")
+    table, victim = pq.read_table(plan), tmp_path / "victim"
+    fields = json.loads(table.schema.metadata[b"koasr"])
+    fields["run_id"] = str(victim) if name == "victim" else name
+    pq.write_table(table.replace_schema_metadata({b"koasr": json.dumps(fields)}), plan)
+    with pytest.raises(JobError, match="is damaged or no Parquet file: run_id"):
+        write_report(run.output, max_audio_mb=None)
+    assert not victim.exists()
 
 
 def test_no_page_outlives_what_is_forgotten_while_it_is_made(
