@@ -43,11 +43,11 @@ def read_beacon(run: Run) -> Beacon | None:
     try:
         document = json.loads(read_bytes(join(run.folder, NAME)))
         return Beacon(
-            int(document["number"]),
-            float(document["written_s"]),
+            int(_number(document["number"])),
+            float(_number(document["written_s"])),
             _to_figures(document["figures"]),
         )
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -134,7 +134,7 @@ def measure(
         by=by,
         **options,
     )
-    place = {"transcripts": transcripts, "references": references}
+    place = {"transcripts": transcripts, "references": references, "date": date}
     return replace(found, document=place | found.document)
 
 

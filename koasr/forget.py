@@ -19,7 +19,7 @@ from koasr.lease import Lease
 from koasr.rows import Shard
 from koasr.runs import PAGE, is_forgotten_key, read_forgotten, read_plan
 from koasr.shard_objects import finish_rewrites, rejects_uri, rewrite
-from koasr.storage import job_errors, join, remove, remove_tree, write_bytes
+from koasr.storage import job_errors, join, list_names, remove, remove_tree, write_bytes
 from koasr.threads import concurrently
 
 OUT_OF_REACH = """\
@@ -81,8 +81,9 @@ def forget(output: str, /, *, ids: Path) -> None:
         counts = concurrently(lambda uri: _rewrite(uri, found.ids), found.objects, "rewritten")
         concurrently(remove, found.orphans, "orphans removed")
         num_swept = _sweep(inventory, meant)
-        # Any may hold speech and text of one; koasr report makes them anew.
-        pages = [file.uri for file in inventory.ours if file.uri.endswith(f"/{PAGE}")]
+        # Any may hold speech and text of one; koasr report makes them anew. Listed after the hashes
+        # are there: koasr report takes no lease, and looks at those once its page is written.
+        pages = _list_pages(place)
         concurrently(remove, pages, "pages removed")
     console.print(
         f"koasr: {len(found.ids):,} recordings found, {sum(counts):,} taken out of"
@@ -171,6 +172,26 @@ def _rewrite(uri: str, ids: frozenset[str]) -> int:
     return rewrite(
         uri, lambda table: pc.is_in(table["recording_id"], value_set=values), "forgotten"
     )
+
+
+def _list_pages(output: str) -> list[str]:
+    """Pages of runs, and what a killed koasr report left of one: hidden, so named by no listing."""
+    folder = join(output, "_koasr", "runs")
+    folders = [join(folder, run_id) for run_id in list_names(folder)]
+    listed = zip(folders, concurrently(_list_folder, folders, "runs listed"), strict=True)
+    return [
+        join(place, name)
+        for place, names in listed
+        for name in names
+        if name == PAGE or name.startswith(f".{PAGE}.")
+    ]
+
+
+def _list_folder(uri: str) -> list[str]:
+    try:
+        return list_names(uri)
+    except NotADirectoryError:
+        return []
 
 
 def _sweep(inventory: Inventory, ids: Iterable[str]) -> int:

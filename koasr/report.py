@@ -1,24 +1,38 @@
 """A run of an output → the page that is read in the morning: one file, readable without network."""
 
-from typing import Annotated
+import math
+from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 from rich.console import Console
 
+from koasr.errors import JobError
 from koasr.help import LIMITS
 from koasr.limits import DEFAULT_LIMITS, Limits
 from koasr.report_audio import Sound, cut_sounds
 from koasr.report_errors import find_parts, read_rates, subset_keys
 from koasr.report_page import list_sample, render, tell
-from koasr.report_run import open_run, read_examples
+from koasr.report_run import ReportedRun, open_run, read_examples
 from koasr.report_samples import choose_samples, read_samples
 from koasr.report_segments import scan_segments
 from koasr.report_time import find_cost
 from koasr.report_words import say_errors
-from koasr.storage import absolute, job_errors, write_result
+from koasr.runs import is_forgotten_key, read_forgotten
+from koasr.storage import absolute, job_errors, remove, result_place, write_result
 from koasr.writable import check_file
 
+_NUM_TRIES = 2
 _from_0 = Parameter(validator=validators.Number(gte=0))
+
+
+def check_megabytes(_: object, value: float) -> None:
+    """Refuse what is no size: NaN passes every bound, and infinity is none.
+
+    Raises:
+        ValueError: It is no number from 0 on.
+    """
+    if not 0 <= value < math.inf:
+        raise ValueError("Must be a number from 0 on.")
 
 
 def report(
@@ -30,7 +44,7 @@ def report(
     gpu_hour_price: Annotated[float | None, _from_0] = None,
     currency: str = "$",
     samples: Annotated[int, _from_0] = 12,
-    max_audio_mb: Annotated[float, _from_0] = 6.0,
+    max_audio_mb: Annotated[float, Parameter(validator=check_megabytes)] = 6.0,
     audio: bool = True,
     limits: Annotated[Limits, Parameter(name="*", group=LIMITS)] = DEFAULT_LIMITS,
 ) -> None:
@@ -94,25 +108,57 @@ def write_report(
     """
     if out is not None:
         check_file(out)
-    reported = open_run(output, run_id)
-    with job_errors(reported.run.output):
-        segments = scan_segments(reported)
-        chosen = choose_samples(segments, samples, reported.run.run_id)
-        listed = read_samples(reported, segments, chosen)
-        sounds: dict[str, Sound] = {}
-        if max_audio_mb is not None:
-            sounds = cut_sounds(reported, listed, int(max_audio_mb * 1e6), limits)
-        keys = subset_keys(segments)
-        rates = read_rates(reported, segments, keys)
-        page = tell(reported, segments) | {
-            "cost": find_cost(reported.summary, gpu_hour_price, currency),
-            "rates": rates,
-            "errors_said": say_errors(rates, reported.summary),
-            "parts": find_parts(reported, segments, keys, rates),
-            "examples": read_examples(reported),
-            "samples": [list_sample(s, sounds.get(s.row["segment_id"], Sound())) for s in listed],
-            "with_audio": max_audio_mb is not None,
-        }
-    uri = absolute(out) if out is not None else reported.run.page
-    write_result(uri, render(page).encode("utf-8", "replace"))
-    return uri
+    for _ in range(_NUM_TRIES):
+        reported = open_run(output, run_id)
+        uri = absolute(out) if out is not None else reported.run.page
+        with job_errors(reported.run.output):
+            known = read_forgotten(reported.run.output)
+            page = _tell_all(reported, samples, max_audio_mb, limits)
+            page["cost"] = find_cost(reported.summary, gpu_hour_price, currency)
+        write_result(uri, render(page).encode("utf-8", "replace"))
+        with job_errors(uri):
+            if not _shows_forgotten(page, known, read_forgotten(reported.run.output)):
+                return uri
+            remove(result_place(uri))
+    raise JobError(
+        "the page was taken away, as it showed recordings that are being forgotten: run koasr"
+        " report again after koasr forget"
+    )
+
+
+def _tell_all(
+    reported: ReportedRun, samples: int, max_audio_mb: float | None, limits: Limits
+) -> dict[str, Any]:
+    """Everything on the page but what the run cost."""
+    segments = scan_segments(reported)
+    chosen = choose_samples(segments, samples, reported.run.run_id)
+    listed = read_samples(reported, segments, chosen)
+    sounds: dict[str, Sound] = {}
+    if max_audio_mb is not None:
+        sounds = cut_sounds(reported, listed, int(max_audio_mb * 1e6), limits)
+    keys = subset_keys(segments)
+    rates = read_rates(reported, segments, keys)
+    return tell(reported, segments) | {
+        "rates": rates,
+        "errors_said": say_errors(rates, reported.summary),
+        "parts": find_parts(reported, segments, keys, rates),
+        "examples": read_examples(reported),
+        "samples": [list_sample(s, sounds.get(s.row["segment_id"], Sound())) for s in listed],
+        "with_audio": max_audio_mb is not None,
+    }
+
+
+def _shows_forgotten(page: dict[str, Any], before: frozenset[str], after: frozenset[str]) -> bool:
+    """Whether recordings were forgotten while a page was made, or it shows some that are.
+
+    koasr forget holds a lease that a page does not wait for. It writes its hashes first and looks
+    for pages last: whichever of the two comes later sees the other.
+
+    Args:
+        page: What is on it.
+        before: Keys of what was forgotten before anything was read for the page.
+        after: The same once it was written.
+    """
+    rows = [sample["row"] for sample in page["samples"]]
+    rows += [reject for rejects in page["examples"].values() for reject in rejects]
+    return before != after or any(is_forgotten_key(row["recording_id"]) in after for row in rows)

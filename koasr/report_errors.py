@@ -12,7 +12,7 @@ import pyarrow as pa
 from koasr.errors import JobError
 from koasr.evaluation import EVALUATED_COLUMNS, evaluate_transcripts
 from koasr.normalize import Normalizer
-from koasr.report_run import ReportedRun
+from koasr.report_run import ReportedRun, check_number
 from koasr.report_segments import Segments, take_rows
 from koasr.storage import join, read_bytes
 from koasr.threads import concurrently
@@ -27,12 +27,17 @@ SHARD = "source shard"
 
 @dataclass(frozen=True)
 class Rates:
-    """Error rates. `by` is key → value → CER. `said` tells where they are from, or lack."""
+    """Error rates. `by` is key → value → CER. `said` tells where they are from, or lack.
+
+    `scope` is what `rates` are over where that may be more than the run, `by_scope` the same.
+    """
 
     rates: dict[str, dict[str, Any]]
     by: dict[str, dict[str, float]]
     num_recordings: int = 0
     said: str = ""
+    scope: str = ""
+    by_scope: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,16 +81,25 @@ def read_rates(reported: ReportedRun, segments: Segments, keys: Sequence[str]) -
     """
     try:
         document = json.loads(read_bytes(join(reported.run.folder, "evaluation.json")))
-        found = _of_document(document, "as koasr evaluate found them")
+        scope = _say_scope(document)
+        found = _of_document(document, f"as koasr evaluate found them over {scope}")
+        found = replace(found, scope=scope, by_scope=scope)
         is_plain = document.get("normalizer") == Normalizer().describe()
     except FileNotFoundError:
         return _score(reported, segments, keys)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return Rates({}, {}, said="its evaluation.json is damaged: write it again")
     if found.by or not is_plain:
         return found
     # Nobody named the subsets there; texts are compared here as they were there.
-    return replace(found, by=_score(reported, segments, keys).by)
+    return replace(found, by=_score(reported, segments, keys).by, by_scope="")
+
+
+def _say_scope(document: dict[str, Any]) -> str:
+    """What koasr evaluate compared: never one run, of which a date may have several."""
+    if "date" not in document:
+        return "all that it was given"
+    return f"all of {document['date']}" if document["date"] else "all dates"
 
 
 def _score(reported: ReportedRun, segments: Segments, keys: Sequence[str]) -> Rates:
@@ -118,19 +132,32 @@ def _referenced(reported: ReportedRun, segments: Segments, number: int) -> pa.Ta
 
 def _of_document(document: dict[str, Any], said: str) -> Rates:
     rates = {
-        name: {key: held and float(held) for key, held in rate.items()}
+        name: _checked_rate(rate)
         for name, rate in document["rates"].items()
         if rate["value"] is not None
     }
     by = {
         key: {
-            value: float(held["rates"]["cer"]["value"])
+            value: check_number(held["rates"]["cer"]["value"])
             for value, held in values.items()
             if held["rates"]["cer"]["value"] is not None
         }
         for key, values in document["subsets"].items()
     }
-    return Rates(rates, by, int(document["counts"]["recordings"]), said)
+    return Rates(rates, by, int(check_number(document["counts"]["recordings"])), said)
+
+
+def _checked_rate(rate: dict[str, Any]) -> dict[str, Any]:
+    """What is shown of a rate.
+
+    Raises:
+        ValueError: A number is none, or an interval has one end.
+    """
+    found: dict[str, Any] = {key: check_number(rate[key]) for key in ("value", "length")}
+    ends = {key: rate.get(key) for key in ("low", "high")}
+    if all(end is None for end in ends.values()):
+        return found
+    return found | {key: check_number(end) for key, end in ends.items()}
 
 
 def find_parts(

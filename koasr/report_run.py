@@ -1,6 +1,8 @@
 """An output and one of its runs → what the run did and every segment it made, as plain columns."""
 
+import dataclasses
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from koasr.calibration import CONFIDENCE_BINS
+from koasr.drift import Drift
 from koasr.errors import JobError
 from koasr.runs import Run, by_shard, open_plan
 from koasr.shard_objects import read_rejects
@@ -38,6 +42,10 @@ _OPTIONAL: dict[str, Any] = {
 }
 """Of a summary: what older ones lack."""
 _NEEDED = {"run_id", "date", "recordings", "rejected", "reasons", "segments", "audio_s", "wall_s"}
+_NUMBERS = {"rtfx", "transcribed", "empty_segments", "shards", "planned", "session_audio_s"}
+_NUMBERS |= {"exit_code", "float32_retries"}
+"""Of a summary: what may be missing, but is a number where it is there."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,13 +97,67 @@ def open_run(output: str, run_id: str | None) -> ReportedRun:
 
 
 def _read_summary(folder: str, run_id: str) -> dict[str, Any] | None:
-    """None where there is none, or one that is damaged."""
+    """None where there is none, or one that is damaged, which is said."""
+    uri = join(folder, run_id, "summary.json")
     try:
-        document = json.loads(read_bytes(join(folder, run_id, "summary.json")))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        document = json.loads(read_bytes(uri))
+        return _checked({**_OPTIONAL, **document})
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    is_whole = isinstance(document, dict) and document.keys() >= _NEEDED
-    return {**_OPTIONAL, **document} if is_whole else None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        _log.warning("%s is left out: it is damaged, or of another version", uri)
+        return None
+
+
+def _checked(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary of which everything that a page counts with is of its kind.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, OverflowError: It is not.
+    """
+    for name in _NEEDED - {"run_id", "date", "reasons"} | (_NUMBERS & summary.keys()):
+        check_number(summary[name])
+    for number in [*summary["reasons"].values(), *summary["confidence_counts"]]:
+        check_number(number)
+    if len(summary["confidence_counts"]) not in (0, CONFIDENCE_BINS + 1):
+        raise ValueError("not the bins of a confidence")
+    if summary.get("mean_confidence") is not None:
+        check_number(summary["mean_confidence"])
+    if drift := summary["drift"]:
+        known = {field.name: drift[field.name] for field in dataclasses.fields(Drift)}
+        if known["psi"] is not None:
+            check_number(known["psi"])
+        summary["drift"] = known
+    try:
+        for number in (summary["cer"], summary["wer"], summary["errors"]["ref_chars"]):
+            check_number(number)
+    except (KeyError, TypeError, ValueError):
+        summary.pop("cer", None)
+    return summary | {"feeding": _known_feeding(summary)}
+
+
+def _known_feeding(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How a run was fed; None where its summary does not say all of it."""
+    try:
+        feeding: dict[str, Any] = summary["feeding"]
+        times = feeding["times"]
+        numbers = [feeding["num_actors"], feeding.get("models_per_actor", 1), feeding["start_s"]]
+        for number in [*numbers, times["model_s"], times["wait_s"]]:
+            check_number(number)
+        return feeding if {"bound_by", "advice"} <= summary.keys() and feeding["device"] else None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def check_number(value: Any) -> float:
+    """A number that a page can count with.
+
+    Raises:
+        ValueError: It is none, below 0, or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e18:
+        raise ValueError("not a number from 0 on")
+    return float(value)
 
 
 def _read_place(

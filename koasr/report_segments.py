@@ -51,6 +51,7 @@ class Segments:
         num_chars: Characters of its text.
         has_reference: Whether it came with one, of its recording.
         tallies: Of the metadata.
+        num_empty: How many have no speech.
     """
 
     shard: NDArray[np.int32]
@@ -61,6 +62,7 @@ class Segments:
     num_chars: NDArray[np.int32]
     has_reference: NDArray[np.bool_]
     tallies: Tallies
+    num_empty: int = 0
 
     def __len__(self) -> int:
         return len(self.row)
@@ -116,7 +118,7 @@ def scan_segments(reported: ReportedRun) -> Segments:
     """
     work = partial(_scan, run_id=reported.run.run_id)
     numbered = list(enumerate(reported.objects.values()))
-    return _join(concurrently(work, numbered, "objects read"))
+    return _add_keyless(_join(concurrently(work, numbered, "objects read")))
 
 
 def _join(parts: Sequence[Segments]) -> Segments:
@@ -127,7 +129,28 @@ def _join(parts: Sequence[Segments]) -> Segments:
         name: np.concatenate([np.zeros(0, kind), *(getattr(part, name) for part in parts)])
         for name, kind in _KINDS.items()
     }
-    return Segments(**columns, tallies=tallies)
+    return Segments(**columns, tallies=tallies, num_empty=sum(part.num_empty for part in parts))
+
+
+def _add_keyless(segments: Segments) -> Segments:
+    """Count what lacks a key as its value "": a batch tells nothing of keys that none of it has."""
+    is_spoken = ~np.isnan(segments.confidence)
+    total = np.array(
+        [
+            len(segments),
+            segments.duration_s.sum(dtype=float),
+            is_spoken.sum(),
+            segments.confidence[is_spoken].sum(dtype=float),
+            segments.num_empty,
+        ]
+    )
+    for values in segments.tallies.values():
+        rest = total - sum(values.values(), np.zeros(5))
+        if values and rest[0] > 0:
+            values[""] = values.get("", 0.0) + np.maximum(rest, 0.0)
+            if len(values) > MAX_VALUES:
+                values.clear()
+    return segments
 
 
 def _scan(numbered: tuple[int, str], run_id: str) -> Segments:
@@ -157,7 +180,8 @@ def _measure(batch: pa.RecordBatch, first: int, shard: int, run_id: str) -> Segm
     arrays: dict[str, Any] = {
         name: np.asarray(columns[name], kind) for name, kind in _KINDS.items()
     }
-    return Segments(**arrays, tallies=_tally(batch))
+    num_empty = pc.sum(batch["is_empty"]).as_py() or 0
+    return Segments(**arrays, tallies=_tally(batch), num_empty=num_empty)
 
 
 def _tally(batch: pa.RecordBatch) -> Tallies:

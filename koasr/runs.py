@@ -350,6 +350,9 @@ def open_plan(output: str, uri: str) -> tuple[Run, tuple[str, ...]]:
         table = pq.read_table(io.BytesIO(read_bytes(uri)), columns=["name"])
         fields = json.loads(table.schema.metadata[RECORD_KEY])
         run = Run(**fields | {"output": output, "retry": tuple(fields.get("retry", ()))})
+        # It names the folder that is written to.
+        if "/" in run.run_id or run.run_id in ("", ".", ".."):
+            raise ValueError(f"run_id {run.run_id!r} is no name")
         return run, tuple(table["name"].to_pylist())
 
     return read_sound(uri, read)

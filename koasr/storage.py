@@ -316,17 +316,33 @@ def _write_bytes(uri: str, data: bytes) -> None:
 
 
 def write_result(uri: str, data: bytes) -> None:
-    """Write the file that a user named for a result.
+    """Write the file that a user named for a result; through a link, what it points to.
 
     Raises:
         JobError: It cannot be written there.
     """
     with job_errors(uri):
         try:
-            write_bytes(absolute(uri), data)
+            write_bytes(result_place(uri), data)
         except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             reason = (error.strerror or "no such place").lower()
             raise JobError(f"{uri} cannot be written: {reason}") from error
+
+
+def result_place(uri: str) -> str:
+    """Where a result that a user named is to be written: in full, links followed.
+
+    Raises:
+        JobError: A pipe, a device or a loop of links is there: the rename would replace it.
+    """
+    path = absolute(uri)
+    if "://" in path:
+        return path
+    place = os.path.realpath(path)
+    is_other = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+    if is_other or os.path.islink(place):
+        raise JobError(f"{uri} cannot be written: it is no regular file")
+    return place
 
 
 def write_new(uri: str, data: bytes) -> bool:

@@ -4,14 +4,15 @@ import os
 import tempfile
 
 from koasr.errors import JobError
-from koasr.storage import absolute, check_reachable, is_folder
+from koasr.storage import absolute, check_reachable, is_folder, result_place
 
 
 def check_file(uri: str) -> None:
     """Refuse a place where no file can be written. Nothing is left there.
 
     Raises:
-        JobError: It is a folder or a bucket, lies below a file, or may not be written.
+        JobError: It is a folder, a bucket, a pipe or a device, lies below a file, or may not be
+            written.
     """
     check_reachable(uri)
     path = absolute(uri)
@@ -21,7 +22,7 @@ def check_file(uri: str) -> None:
     elif uri.endswith("/") or is_folder(path):
         raise JobError(f"{uri} is a folder: wanted a file")
     else:
-        _check_local(os.path.dirname(path), uri)
+        _check_local(os.path.dirname(result_place(uri)), uri)
 
 
 def check_folder(uri: str) -> None:

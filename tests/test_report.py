@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import outputs
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from browser import open_page, run_browser
 from sound import encode, tone, write_tar
@@ -24,11 +25,12 @@ from koasr.forget import forget
 from koasr.packs import Header
 from koasr.readers import read_recordings
 from koasr.report import write_report
+from koasr.report_page import render
 from koasr.report_run import open_run
 from koasr.report_samples import MAX_SHARDS, choose_samples
 from koasr.report_segments import Segments, scan_segments
 from koasr.rows import SAMPLE_RATE, Recording, Shard
-from koasr.runs import Run, shard_name
+from koasr.runs import Run, is_forgotten_key, shard_name
 from koasr.sources import list_shards
 from koasr.staging import encode_tables
 from koasr.storage import join, read_bytes, write_bytes
@@ -383,18 +385,98 @@ def test_what_cannot_be_heard_any_more_stays_and_says_why(tmp_path: Path) -> Non
     assert not Path(run.page).exists()
 
 
+NO_LENGTH = {"rates": {"cer": {"value": 0.1}}, "subsets": {}, "counts": {"recordings": 3}}
+NO_HIGH = {"value": 0.1, "low": 0.1, "high": None, "length": 1}
+
+
+def test_odd_files_of_runs_break_no_page(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = outputs.night(str(tmp_path / "out"))
+    own = Path(run.folder, "summary.json")
+    summary = json.loads(own.read_text())
+    odd = [{"rtfx": None}, {"confidence_counts": None}, {"confidence_counts": [1, 2]}]
+    odd += [{"drift": "x"}, {"audio_s": "x"}]
+    for number, changes in enumerate(odd):
+        place = Path(run.folder).parent / f"20200101T00000{number}Z-aaaaaa" / "summary.json"
+        place.parent.mkdir()
+        place.write_text(json.dumps(summary | changes))
+    drift = {"calibration": "a", "psi": 0.1, "has_drifted": False, "new": 1}
+    feeding = {"times": {"model_s": 1, "wait_s": 1}, "start_s": 1, "num_models": 2}
+    own.write_text(json.dumps(summary | {"drift": drift, "feeding": feeding | {"device": "cuda"}}))
+    page = Path(write_report(run.output, max_audio_mb=None)).read_text()
+    assert len([text for text in caplog.messages if "is left out" in text]) == len(odd)
+    assert "What held it back is not known" in page
+    high = NO_LENGTH | {"rates": {"cer": NO_HIGH}}
+    endless = json.dumps(NO_LENGTH | {"rates": {}}).replace("3}", "Infinity}")
+    for text in (json.dumps(NO_LENGTH), json.dumps(high), endless, "[" * 100_000):
+        Path(run.folder, "evaluation.json").write_text(text)
+        page = Path(write_report(run.output, max_audio_mb=None)).read_text()
+        assert "its evaluation.json is damaged: write it again" in page
+    for size in ("inf", "nan", "-1"):
+        assert call("report", run.output, "--max-audio-mb", size) == 2
+        assert "a number from 0 on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["victim", "..", ""])
+def test_a_plan_names_no_other_place(name: str, tmp_path: Path) -> None:
+    run = outputs.night(str(tmp_path / "out"))
+    plan = Path(run.folder, "plan.parquet")
+    table, victim = pq.read_table(plan), tmp_path / "victim"
+    fields = json.loads(table.schema.metadata[b"koasr"])
+    fields["run_id"] = str(victim) if name == "victim" else name
+    pq.write_table(table.replace_schema_metadata({b"koasr": json.dumps(fields)}), plan)
+    with pytest.raises(JobError, match="is damaged or no Parquet file: run_id"):
+        write_report(run.output, max_audio_mb=None)
+    assert not victim.exists()
+
+
+def test_no_page_outlives_what_is_forgotten_while_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`koasr forget` between what a page reads and its writing; and before, but cut off."""
+    run = outputs.night(str(tmp_path / "out"))
+    ids, shown = tmp_path / "ids.txt", list[set[str]]()
+
+    def interrupted(page: dict[str, Any]) -> str:
+        shown.append({sample["row"]["recording_id"] for sample in page["samples"]})
+        if len(shown) == 1:
+            left = Path(run.folder, ".report.html.0123abcd")
+            left.write_text("of a killed one")
+            ids.write_text(min(shown[0]))
+            forget(run.output, ids=ids)
+            assert not left.exists()
+        return render(page)
+
+    monkeypatch.setattr("koasr.report.render", interrupted)
+    page = write_report(run.output, max_audio_mb=None, samples=100)
+    assert shown[0] - shown[1] == {min(shown[0])}
+    kept = min(shown[1])
+    place = join(run.output, "_koasr", "forgotten", "of-one-cut-off.txt")
+    write_bytes(place, f"{is_forgotten_key(kept)}\n".encode())
+    with pytest.raises(JobError, match="run koasr report again after koasr forget"):
+        write_report(run.output, max_audio_mb=None, samples=100)
+    assert not Path(page).exists()
+
+
 def test_errors_are_those_of_the_evaluation_that_is_there(made: Made, tmp_path: Path) -> None:
     output = tmp_path / "out"
     shutil.copytree(made.output, output)
     place = output / "_koasr" / "runs" / RUN_ID / "evaluation.json"
     found = tmp_path / "found.json"
-    assert call("evaluate", str(output), "--by", "snr", "--json", str(found)) == 0
+    assert call("evaluate", str(output), "--by", "speaker", "--json", str(found)) == 0
     document = json.loads(found.read_text())
     document["rates"]["cer"]["value"] = 0.1234
     place.write_text(json.dumps(document))
     page = Path(write_report(str(output), max_audio_mb=None)).read_text()
     assert "CER 12.34% without spaces" in page
-    assert "as koasr evaluate found them" in page
+    assert "as koasr evaluate found them over all dates" in page
+    assert "67 with references, over all dates</small>" in page
+    assert "CER <small>over all dates</small>" in page
+    place.write_text(json.dumps(document | {"date": "2026-11-22"}))
+    page = Path(write_report(str(output), max_audio_mb=None)).read_text()
+    assert "as koasr evaluate found them over all of 2026-11-22" in page
+    assert "67 with references, over all of 2026-11-22</small>" in page
     place.write_text("{}")
     page = Path(write_report(str(output), max_audio_mb=None)).read_text()
     assert "its evaluation.json is damaged: write it again" in page
@@ -408,6 +490,30 @@ def test_only_rows_of_the_run_are_counted(made: Made) -> None:
     assert len(scan_segments(reported)) == 67
     other = dataclasses.replace(reported, run=dataclasses.replace(reported.run, run_id="other"))
     assert len(scan_segments(other)) == 0
+
+
+def test_every_subset_table_adds_up_to_all_segments(tmp_path: Path) -> None:
+    """The first shard's rows lack the key, the second's have it."""
+    output = str(tmp_path / "out")
+    run = outputs.begin(output, "1", outputs.tar(1), outputs.tar(2))
+    records = []
+    for number in (1, 2):
+        shard = outputs.tar(number)
+        table, _ = outputs.tables(shard, run, {})
+        snr = [("snr", "0" if number == 2 and index % 2 else "10") for index in range(len(table))]
+        rows = [
+            row | {"metadata": [snr[index]] if number == 2 else []}
+            for index, row in enumerate(table.to_pylist())
+        ]
+        records.append(commit(run, shard, rows))
+    finish(run, records)
+    segments = scan_segments(open_run(output, None))
+    counts = {value: counts.tolist() for value, counts in segments.tallies["snr"].items()}
+    assert counts == {
+        "": [12, 36, 12, 6, 0],
+        "0": [6, 18, 6, 3, 0],
+        "10": [6, 18, 6, 3, 0],
+    }
 
 
 def test_of_many_shards_few_are_opened() -> None:

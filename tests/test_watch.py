@@ -22,7 +22,7 @@ from koasr.cli import main
 from koasr.gc import gc
 from koasr.lease import Lease
 from koasr.runs import Run
-from koasr.storage import join, list_files, write_bytes
+from koasr.storage import join, list_files, read_bytes, write_bytes
 from koasr.watch import look
 
 NEW = "20261123T000000Z-bbbbbb"
@@ -72,8 +72,13 @@ def test_what_another_machine_wrote_is_not_trusted(run: Run) -> None:
     for name, value in [*wrong, ("rtfx", float("nan")), ("size_bytes", 10**400)]:
         write(run, 1, changes={name: value})
         assert read_beacon(run) is None
-    write_bytes(join(run.folder, beacon.NAME), b"[]")
-    assert read_beacon(run) is None
+    write(run, 1)
+    whole = json.loads(read_bytes(join(run.folder, beacon.NAME)))
+    endless = [{"number": float("inf")}, {"written_s": float("nan")}]
+    texts = [json.dumps(whole | changes) for changes in endless]
+    for text in (*texts, "[" * 100_000, "[]"):
+        write_bytes(join(run.folder, beacon.NAME), text.encode())
+        assert read_beacon(run) is None
 
 
 def test_age_is_by_the_clock_of_who_watches_once_figures_have_changed(run: Run) -> None:

@@ -1,10 +1,13 @@
 """A place for a result: refused before the work, and nothing left there."""
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from koasr.errors import JobError
+from koasr.storage import write_result
 from koasr.writable import check_file, check_folder
 
 
@@ -34,6 +37,29 @@ def test_where_no_file_can_be(name: str, problem: str, tmp_path: Path) -> None:
     for folder in ("old.json", "old.json/x", "loop"):
         with pytest.raises(JobError, match="is no folder"):
             check_folder(f"{tmp_path}/{folder}")
+
+
+@pytest.mark.parametrize("name", ["pipe", "link_to_pipe", "loop"])
+def test_what_is_no_regular_file_is_never_replaced(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link_to_pipe").symlink_to("pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    for refuse in (check_file, lambda uri: write_result(uri, b"new")):
+        with pytest.raises(JobError, match="cannot be written: it is no regular file"):
+            refuse(f"{tmp_path}/{name}")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert (tmp_path / "loop").is_symlink()
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_result_is_written_through_a_link(old: bool, tmp_path: Path) -> None:
+    if old:
+        (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    check_file(f"{tmp_path}/link")
+    write_result(f"{tmp_path}/link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "new"
 
 
 def test_what_the_system_refuses_is_told_as_it_says_it() -> None:
