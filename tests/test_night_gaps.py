@@ -19,6 +19,7 @@ from koasr.ending import Ending
 from koasr.stopping import Stopped
 from koasr.storage import join, write_bytes
 from koasr.summary import Summary, summarize
+from koasr.verify import verify
 
 Transcribe = Callable[[str, str, list[Summary]], None]
 FIRST, SECOND, THIRD = "2026-11-21", "2026-11-22", "2026-11-23"
@@ -119,9 +120,10 @@ def test_the_worst_night_of_a_call_is_its_exit_code(
         leave_run(output, FIRST, told)
         leave_run(output, date, told)
 
-    real = night_steps.verify
     monkeypatch.setattr(
-        night_steps, "verify", lambda output, date: 1 if date == FIRST else real(output, date=date)
+        night_steps,
+        "verify",
+        lambda output, date: 1 if date == FIRST else verify(output, date=date),
     )
     code, line = world.night(SECOND, both)
     assert (code, line["exit_code"], line["state"]) == (1, 1, "failed")
