@@ -166,7 +166,7 @@ def read_summaries(output: str) -> list[dict[str, Any]]:
     def read(run_id: str) -> dict[str, Any]:
         try:
             return dict(json.loads(read_bytes(join(folder, run_id, "summary.json"))))
-        except (FileNotFoundError, ValueError, TypeError):
+        except (FileNotFoundError, ValueError, TypeError, RecursionError):
             return {}
 
     return [found for found in concurrently(read, run_ids, "summaries read") if found]
@@ -215,10 +215,11 @@ def _plan_bytes(output: str, summary: Mapping[str, Any]) -> int:
     try:
         plan = join(output, "_koasr", "runs", summary["run_id"], "plan.parquet")
         table = read_table(plan, ["size_bytes"])
-    except (FileNotFoundError, JobError):
+        is_retry = json.loads(table.schema.metadata[RECORD_KEY]).get("retry")
+        return 0 if is_retry else int(sum(table["size_bytes"].to_pylist()))
+    except (FileNotFoundError, JobError, ValueError, TypeError, KeyError, AttributeError):
+        # Whoever wrote it: it only advises.
         return 0
-    is_retry = json.loads(table.schema.metadata[RECORD_KEY]).get("retry")
-    return 0 if is_retry else sum(table["size_bytes"].to_pylist())
 
 
 def work_text(found: Estimate) -> str:

@@ -12,11 +12,11 @@ from rich.console import Console
 from koasr.ending import EXIT_TOO_MANY_REJECTS, Ending, ending_of
 from koasr.errors import JobError
 from koasr.night_job import Job
-from koasr.night_record import NightRecord, StepName
+from koasr.night_record import NightRecord, StepName, is_run_id, open_night
 from koasr.rows import short_hash
 from koasr.runs import open_plan
 from koasr.stopping import Stopped
-from koasr.storage import job_errors, join, list_files, read_bytes
+from koasr.storage import job_errors, join, list_files, list_names, read_bytes
 from koasr.summary import Summary, duration_text
 
 _log = logging.getLogger(__name__)
@@ -57,6 +57,10 @@ class Night:
         folder = join(self.record.output, "transcripts", f"date={self.record.date}")
         with job_errors(folder):
             return short_hash(*(f"{file.uri} {file.version}" for file in list_files(folder)))
+
+    def stop(self, error: BaseException) -> None:
+        """Note that it was told to end: `Stopped`, or an interrupt from the keyboard."""
+        self.ending, self.is_cut = ending_of(error), _is_signal(error)
 
     def leave_out(self, name: StepName) -> None:
         """Note that a step is not done now; what was done before stays done."""
@@ -106,7 +110,7 @@ def run_step(
         record.end(name, "skipped", str(skipped))
         night.say(f"{name}: skipped, {skipped}")
     except (Stopped, KeyboardInterrupt) as error:
-        night.ending, night.is_cut = ending_of(error), _is_signal(error)
+        night.stop(error)
         record.end(name, "stopped", night.ending.reason)
         return False
     except Exception as error:
@@ -142,14 +146,26 @@ def unknown_runs(record: NightRecord, told: Sequence[Mapping[str, Any]]) -> list
     """
     found = []
     for summary in told:
-        run_id = str(summary.get("run_id"))
+        run_id = summary.get("run_id")
         is_ours = (summary.get("date"), summary.get("state")) == (record.date, "done")
-        if is_ours and run_id not in record.run_ids:
+        if is_ours and is_run_id(run_id) and run_id not in record.run_ids:
             plan = join(record.output, "_koasr", "runs", run_id, "plan.parquet")
             with suppress(FileNotFoundError, JobError):
                 run, _ = open_plan(record.output, plan)
-                found += [] if run.retry else [run_id]
+                found += [] if run.retry or run.run_id != run_id else [run_id]
     return sorted(found)
+
+
+def open_dates(output: str, told: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Dates of nights whose runs have come to their end without their record knowing.
+
+    Args:
+        output: Where it is.
+        told: Summaries of its runs.
+    """
+    recorded = {name.removesuffix(".json") for name in list_names(join(output, "_koasr", "nights"))}
+    dates = {str(one.get("date")) for one in told if one.get("state") == "done"} & recorded
+    return {date for date in dates if unknown_runs(open_night(output, date), told)}
 
 
 def held_ending(night: Night) -> Ending:

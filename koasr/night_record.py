@@ -2,14 +2,13 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 from koasr.ending import Ending
-from koasr.storage import absolute, impatient, join, list_names, read_bytes, write_bytes
+from koasr.storage import absolute, impatient, join, read_bytes, write_bytes
 
 StepName = Literal["list", "transcribe", "verify", "evaluate", "select", "report", "notify"]
 StepState = Literal["running", "done", "skipped", "failed", "stopped"]
@@ -128,28 +127,19 @@ def open_night(output: str, date: str) -> NightRecord:
         is_sound = (
             all(isinstance(step.attempts, int) for step in steps.values())
             and all(isinstance(step.found, dict) for step in steps.values())
-            and all(re.fullmatch(r"[\w-]+", run_id) for run_id in held["run_ids"])
+            and isinstance(held["run_ids"], list)
+            and all(map(is_run_id, held["run_ids"]))
             and isinstance(held["report"], str | None)
         )
         if not is_sound:
             return record
-        return replace(record, run_ids=list(held["run_ids"]), report=held["report"], steps=steps)
+        is_ours = (held["report"] or "").startswith(join(record.output, "_koasr", "runs") + "/")
+        report = held["report"] if is_ours else None
+        return replace(record, run_ids=held["run_ids"], report=report, steps=steps)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return record
 
 
-def open_dates(output: str, told: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Dates of nights whose runs have come to their end without their record knowing.
-
-    Args:
-        output: Where it is.
-        told: Summaries of its runs.
-    """
-    folder = join(output, "_koasr", "nights")
-    recorded = {name.removesuffix(".json") for name in list_names(folder)}
-    ended = {
-        (str(one.get("date")), one.get("run_id")) for one in told if one.get("state") == "done"
-    }
-    dates = {date for date, _ in ended} & recorded
-    known = {date: open_night(output, date).run_ids for date in dates}
-    return {date for date, run_id in ended if date in known and run_id not in known[date]}
+def is_run_id(found: object) -> TypeGuard[str]:
+    """Whether something read is the name of a run: paths are made of it."""
+    return isinstance(found, str) and re.fullmatch(r"[\w-]+", found) is not None

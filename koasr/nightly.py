@@ -20,7 +20,16 @@ from koasr.errors import JobError
 from koasr.estimate import read_summaries
 from koasr.job_file import USUAL
 from koasr.limits import DEFAULT_LIMITS, Limits
-from koasr.night import Night, ending_of_runs, found_text, note_runs, run_step, unknown_runs
+from koasr.night import (
+    Night,
+    ending_of_runs,
+    found_text,
+    held_ending,
+    note_runs,
+    open_dates,
+    run_step,
+    unknown_runs,
+)
 from koasr.night_job import (
     DEFAULT_EVALUATE,
     DEFAULT_NOTIFY,
@@ -37,7 +46,7 @@ from koasr.night_job import (
     check_job,
 )
 from koasr.night_plan import print_plan
-from koasr.night_record import STEPS, StepName, open_dates, open_night
+from koasr.night_record import STEPS, StepName, open_night
 from koasr.night_steps import (
     evaluate_rows,
     list_new,
@@ -49,7 +58,7 @@ from koasr.night_steps import (
 )
 from koasr.options import Options
 from koasr.rows import short_hash
-from koasr.stopping import EXIT_STOPPED, seconds_left, stoppable
+from koasr.stopping import EXIT_STOPPED, Stopped, seconds_left, stoppable
 from koasr.storage import absolute, list_files
 from koasr.summary import Summary, duration_text
 from koasr.telling import Call, telling
@@ -172,30 +181,58 @@ def _do_night(
 ) -> Night:
     night, started_s = Night(job.on(date), open_night(job.output, date), console), time.monotonic()
     summaries: list[Summary] = []
-    if run_step(night, "list", list_new):
-        transcribe_new(night, opened, summaries)
-        call.runs += summaries
-    elif night.ending.state != "stopped":
-        failed = night.failed["list"]
-        night.ending = replace(failed, reason=f"list: {failed.reason}")
-    others = {run.date for run in summaries if run.state == "done"} - {date}
-    told = read_summaries(night.record.output)
-    others |= open_dates(night.record.output, told) - {date}
-    for other in sorted(others) if not night.is_cut else ():
-        # An earlier night that was cut off has come to its end: its page is to be read as well.
-        earlier = Night(job.on(other), open_night(job.output, other), console)
-        earlier.runs = [run for run in summaries if run.date == other]
-        earlier.ending = ending_of_runs(earlier.runs)
-        earlier.record.end("transcribe", "done")
-        note_runs(earlier, unknown_runs(earlier.record, told))
-        console.print(f"koasr: night {other} has come to its end with this one", highlight=False)
-        _wrap_up(earlier, started_s, call)
+    try:
+        if run_step(night, "list", list_new):
+            transcribe_new(night, opened, summaries)
+        elif night.ending.state != "stopped":
+            failed = night.failed["list"]
+            night.ending = replace(failed, reason=f"list: {failed.reason}")
+        if not night.is_cut:
+            _end_others(job, night, summaries, started_s, call)
+    except (Stopped, KeyboardInterrupt) as error:
+        # Between two steps.
+        night.stop(error)
+    call.runs += summaries
     _wrap_up(night, started_s, call)
     return night
 
 
+def _end_others(
+    asked: Job, night: Night, summaries: list[Summary], started_s: float, call: Call
+) -> None:
+    """Earlier nights that were cut off have come to their end: their pages are to be read too."""
+    date, console = night.record.date, night.console
+    others = {run.date for run in summaries if run.state == "done"} - {date}
+    told = read_summaries(night.record.output)
+    others |= open_dates(night.record.output, told) - {date}
+    for other in sorted(others):
+        job = asked.on(other)
+        earlier = Night(job, open_night(job.output, other), console)
+        earlier.runs = [run for run in summaries if run.date == other]
+        earlier.record.end("transcribe", "done")
+        note_runs(earlier, unknown_runs(earlier.record, told))
+        earlier.ending = ending_of_runs(earlier.runs) if earlier.runs else held_ending(earlier)
+        console.print(f"koasr: night {other} has come to its end with this one", highlight=False)
+        _wrap_up(earlier, started_s, call)
+        if earlier.is_cut:
+            night.ending, night.is_cut = earlier.ending, True
+            return
+
+
 def _wrap_up(night: Night, started_s: float, call: Call) -> None:
     """What follows the transcripts, however they ended."""
+    try:
+        _later_steps(night, started_s)
+    except (Stopped, KeyboardInterrupt) as error:
+        # Between two steps: what is left of them is left out, and the news still come.
+        night.stop(error)
+        _later_steps(night, started_s)
+    night.record.close(night.whole_ending())
+    call.nights.append(night.told())
+    _print_night(night, time.monotonic() - started_s)
+
+
+def _later_steps(night: Night, started_s: float) -> None:
     job, record = night.job, night.record
     is_done = night.ending.state == "done"
     committed = night.committed() if is_done else ""
@@ -213,7 +250,7 @@ def _wrap_up(night: Night, started_s: float, call: Call) -> None:
         night.leave_out("report")
     else:
         evaluated = record.steps["evaluate"]
-        if record.report and not list_files(record.report):
+        if not record.report or not list_files(record.report):
             record.steps.pop("report", None)
         page_of = (committed, repr(job.report), evaluated.state, evaluated.of)
         run_step(night, "report", write_page, short_hash(*page_of) if is_done else "")
@@ -225,9 +262,6 @@ def _wrap_up(night: Night, started_s: float, call: Call) -> None:
     if whole.exit_code != EXIT_INTERRUPTED:
         wall_s = time.monotonic() - started_s
         run_step(night, "notify", partial(notify_of, wall_s=wall_s), short_hash(*told_of))
-    record.close(night.whole_ending())
-    call.nights.append(night.told())
-    _print_night(night, time.monotonic() - started_s)
 
 
 def _print_night(night: Night, wall_s: float) -> None:

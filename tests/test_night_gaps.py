@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import outputs
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sound import encode, tone
 from test_cli import call
 
 from koasr import night_steps, nightly
 from koasr.ending import Ending
+from koasr.estimate import read_pace
+from koasr.night import Night
+from koasr.runs import Run, write_plan
 from koasr.stopping import Stopped
 from koasr.storage import join, write_bytes
 from koasr.summary import Summary, summarize
@@ -113,6 +118,110 @@ def test_an_earlier_night_is_wrapped_up_though_the_one_that_ended_it_was_stopped
     assert os.path.exists(found["report"])
 
 
+def left_by(world: World, *, num_rejects: int = 0) -> None:
+    """A night that was killed behind its run."""
+
+    def killed(output: str, date: str, told: list[Summary]) -> None:
+        raise Stopped("SIGTERM")
+
+    world.night(FIRST, killed)
+    leave_run(str(world.folder / "out"), FIRST, [], num_rejects)
+
+
+def test_an_earlier_night_that_is_found_keeps_its_too_many_rejects(world: World) -> None:
+    left_by(world, num_rejects=3)
+    code, line = world.night(SECOND, nothing)
+    assert code == 3
+    assert [(told["date"], told["exit_code"]) for told in line["nights"]] == [
+        (FIRST, 3),
+        (SECOND, 0),
+    ]
+
+
+def test_a_retry_is_no_night_that_was_left(world: World) -> None:
+    world.night(FIRST, leave_run)
+    output = str(world.folder / "out")
+    run = Run(output, "20261121T090000Z-bbbbbb", FIRST, outputs.FINGERPRINT, ("truncated",))
+    write_plan(run, [outputs.tar(99)])
+    outputs.finish(run, [])
+    _, line = world.night(SECOND, nothing)
+    assert [told["date"] for told in line["nights"]] == [SECOND]
+
+
+@pytest.mark.parametrize("run_id", [{}, 5, "../../evil", "20261121T000000Z-other"])
+def test_a_summary_whose_run_is_none_is_no_night_that_was_left(world: World, run_id: Any) -> None:
+    world.night(FIRST, leave_run)
+    place = world.folder / "out/_koasr/runs/20261121T000000Z-aaaaaa/summary.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"run_id": run_id}))
+    code, line = world.night(SECOND, nothing)
+    assert code == 0
+    assert [told["date"] for told in line["nights"]] == [SECOND]
+
+
+def test_a_night_told_to_stop_between_two_steps_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(_: Night) -> str:
+        raise Stopped("SIGTERM")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Night, "committed", stopped)
+        code, line = world.night(SECOND, leave_run)
+    assert (code, line["state"], line["steps"]["verify"]) == (4, "stopped", "skipped")
+    assert [told["state"] for told in line["nights"]] == ["stopped"]
+    assert world.record(SECOND)["state"] == "stopped"
+    assert "stopped" in world.news()
+    assert world.night(SECOND, nothing)[0] == 0
+
+
+def test_a_night_is_left_for_the_next_start_if_it_is_told_to_stop_with_an_earlier_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(output: str, date: str) -> int:
+        if date == FIRST:
+            raise Stopped("SIGTERM")
+        return 0
+
+    left_by(world)
+    with monkeypatch.context() as patch:
+        patch.setattr(night_steps, "verify", stopped)
+        code, line = world.night(SECOND, leave_run)
+    assert code == 4
+    assert [told["state"] for told in line["nights"]] == ["stopped", "stopped"]
+    assert world.night(SECOND, nothing)[0] == 0
+    assert world.record(SECOND)["state"] == "done"
+
+
+def _without_sizes(plan: Path) -> None:
+    table = pq.read_table(plan)
+    place = table.schema.get_field_index("size_bytes")
+    nulls = pa.nulls(len(table), pa.int64())
+    pq.write_table(table.set_column(place, "size_bytes", nulls), plan)
+
+
+def _without_metadata(plan: Path) -> None:
+    pq.write_table(pq.read_table(plan).replace_schema_metadata(None), plan)
+
+
+@pytest.mark.parametrize("spoil", [_without_sizes, _without_metadata])
+def test_a_run_with_a_spoiled_plan_is_left_out_of_the_pace(
+    spoil: Callable[[Path], None], tmp_path: Path
+) -> None:
+    output, told = str(tmp_path), list[Summary]()
+    leave_run(output, FIRST, told)
+    run = tmp_path / "_koasr/runs" / told[0].run_id
+    summary = told[0].to_json() | {"wall_s": 9.0}
+    summary["feeding"] = {"num_actors": 1, "start_s": 1.0, "device": "cpu"}
+    (run / "summary.json").write_text(json.dumps(summary))
+    assert read_pace(output).bytes_per_s > 0
+    spoil(run / "plan.parquet")
+    assert read_pace(output).bytes_per_s == 0
+    deep = run.with_name("20261123T000000Z-aaaaaa")
+    deep.mkdir()
+    (deep / "summary.json").write_text("[" * 100_000)
+    assert read_pace(output).runs == (told[0].run_id,)
+
+
 def test_the_worst_night_of_a_call_is_its_exit_code(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +293,9 @@ def test_news_that_did_not_arrive_are_told_once(world: World) -> None:
     [
         {"run_ids": ["../../evil"]},
         {"run_ids": [5]},
+        {"run_ids": "abc"},
         {"report": 5},
+        {"report": "nosuch://page"},
         {"steps": {"verify": {"state": "done", "attempts": "x"}}},
         {"steps": {"verify": []}},
     ],
