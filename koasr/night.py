@@ -128,12 +128,6 @@ def _is_signal(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt) or str(error) == "SIGTERM"
 
 
-def ending_of_runs(runs: Sequence[Summary]) -> Ending:
-    """That of the worst; well where there was nothing to do."""
-    worst = max(runs, key=lambda run: run.exit_code, default=None)
-    return Ending(worst.state, worst.exit_code, worst.reason) if worst else Ending()
-
-
 def unknown_runs(record: NightRecord, told: Sequence[Mapping[str, Any]]) -> list[str]:
     """Runs of a night that have come to their end, and that its record does not know.
 
@@ -169,7 +163,10 @@ def open_dates(output: str, told: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def held_ending(night: Night) -> Ending:
-    """How the transcripts of a night have come out that has nothing new: by what it holds."""
+    """How the transcripts of a night came out that are done: by all that it holds.
+
+    Not by the runs of this call, so that the same command, with nothing new, says the same.
+    """
     told = read_summaries(night.record).values()
     recordings = sum(summary["recordings"] for summary in told)
     rate = sum(summary["rejected"] for summary in told) / recordings if recordings else 0.0

@@ -12,7 +12,6 @@ from koasr.evaluate import measure, to_json
 from koasr.night import (
     Night,
     Skipped,
-    ending_of_runs,
     held_ending,
     note_runs,
     read_summaries,
@@ -70,10 +69,8 @@ def transcribe_new(
     night.runs = [summary for summary in summaries if summary.date == record.date]
     if failed := night.failed.get("transcribe"):
         night.ending = replace(failed, reason=f"transcribe: {failed.reason}")
-    elif is_well:
-        night.ending = ending_of_runs(night.runs)
     note_runs(night, unknown_runs(record, read_all(job.output)))
-    if is_well and not night.runs:
+    if is_well:
         night.ending = held_ending(night)
 
 

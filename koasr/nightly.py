@@ -22,7 +22,6 @@ from koasr.job_file import USUAL
 from koasr.limits import DEFAULT_LIMITS, Limits
 from koasr.night import (
     Night,
-    ending_of_runs,
     found_text,
     held_ending,
     note_runs,
@@ -211,7 +210,7 @@ def _end_others(
         earlier.runs = [run for run in summaries if run.date == other]
         earlier.record.end("transcribe", "done")
         note_runs(earlier, unknown_runs(earlier.record, told))
-        earlier.ending = ending_of_runs(earlier.runs) if earlier.runs else held_ending(earlier)
+        earlier.ending = held_ending(earlier)
         console.print(f"koasr: night {other} has come to its end with this one", highlight=False)
         _wrap_up(earlier, started_s, call)
         if earlier.is_cut:

@@ -261,7 +261,7 @@ def test_a_step_that_failed_counts_over_too_many_rejects(world: World) -> None:
 
     code, line = world.night(SECOND, rejects, "--evaluate.references", "/no/such.tsv")
     assert (code, line["state"]) == (1, "failed")
-    assert "too many rejects" in line["reason"]
+    assert "50.0% rejected" in line["reason"]
     assert "evaluate: " in line["reason"]
 
 
